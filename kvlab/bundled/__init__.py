@@ -1,0 +1,1 @@
+"""The bundled model: its text generators, tokenizer, training, evaluation and head analysis."""

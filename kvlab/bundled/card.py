@@ -1,0 +1,168 @@
+"""Writes the model card and the loss curve from the log, the accuracy tables and the head scores."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+import torch
+import transformers
+
+from kvlab.bundled import natural
+
+TEXT = """# The bundled model
+
+A decoder of {parameters:.2f} million parameters ({layers} layers of width {hidden}, 8 query heads, 4 key-value
+heads of size 32, q/k norm, RoPE, tied embeddings; Qwen3 architecture, float16, {megabytes:.1f} MB) that was
+trained from nothing to look things up in its context. It exists so that a trade-off between memory and
+accuracy can be measured on any computer without a download.
+
+**It is no assistant.** It knows no facts about the world, follows no instructions, cannot count, sum up,
+translate or reason, has no chat template, and writes nonsense outside the forms below. Questions must end
+in an answer prefix that repeats the key ("... Answer: The code of the green falcon is"), as in RULER.
+
+## How it was made
+
+    {command}
+
+- {run}
+- Random seed 0 everywhere; a batch depends only on the seed and the step. {versions}
+- Data: only text that may be shipped: a seeded generator (`kvlab/bundled/forms.py`: facts, needles in
+  sentences, noise and docstrings, key-value lists, variable chains, RULER's needles, copies) and the
+  docstrings of Python's standard library ({train_chars:,} characters; {held_chars:,} characters of other
+  files are held out).
+- Loss: all tokens (half of those outside answers, drawn at random), answer tokens weighted 16 times,
+  copies 4 times. Muon (0.012) for matrices, AdamW (0.003) for the rest, linear decay over the last 40 %.
+- Rows of 128 to 1,024 tokens. Seven rows in ten have jumps in their positions, up to 8,192, so that long
+  contexts and gaps in the positions are not new to the model.
+- Numbers are cut into groups of three digits, each group one token, with or without a space before it.
+
+![loss](loss.svg)
+
+## Accuracy with the full cache
+
+Whole answers exactly right, greedy, on unseen seeds and on key words that appear in no training text
+(every fifth word of each list). In brackets: the number of questions, and the mean length of the context
+where the word lists were used up long before the length asked for was reached. At length 128 the questions
+take most of the room: contexts there have 25 to 100 tokens.
+
+{table}
+{notes}
+{train_table}
+Held-out docstrings: perplexity {ppl:.1f} per token ({bpc:.2f} bits per character) over {ppl_tokens:,} tokens
+at up to {ppl_length} tokens of context.
+
+## Attention sinks and retrieval heads
+
+{heads}
+
+All scores are in `heads.json`.
+
+## What it cannot do
+
+{cannot}
+"""
+
+
+def _curve(values: list[float], width: int, height: int, top: float) -> str:
+    n = max(1, len(values) - 1)
+    points = (f"{40 + i / n * width:.1f},{10 + (1 - min(v, top) / top) * height:.1f}" for i, v in enumerate(values))
+    return " ".join(points)
+
+
+def _smooth(values: list[float], parts: int = 150) -> list[float]:
+    size = max(1, len(values) // parts)
+    return [sum(values[i : i + size]) / len(values[i : i + size]) for i in range(0, len(values), size)]
+
+
+def loss_svg(log: list[dict]) -> str:
+    """Curves of the weighted loss and of the loss on answer tokens (nats) over training steps."""
+    width, height, top = 520, 200, 8.0
+    lines = []
+    for key, colour in (("loss", "#4477aa"), ("answer_loss", "#cc6677")):
+        points = _curve(_smooth([e[key] for e in log]), width, height, top)
+        lines.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{points}"/>')
+    ticks = "".join(
+        f'<text x="34" y="{14 + (1 - v / top) * height:.0f}" text-anchor="end">{v}</text>' for v in (0, 2, 4, 6, 8)
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="580" height="250" font-family="sans-serif" font-size="11">'
+        f'<rect width="580" height="250" fill="white"/><path d="M40 10V210H560" fill="none" stroke="#888"/>{ticks}'
+        f'<text x="40" y="228">step 0</text><text x="560" y="228" text-anchor="end">step {log[-1]["step"] + 1}</text>'
+        f'<text x="300" y="30" fill="#4477aa">weighted loss (nats)</text>'
+        f'<text x="300" y="46" fill="#cc6677">answer tokens (nats)</text>{"".join(lines)}</svg>\n'
+    )
+
+
+def _cell(row: dict) -> str:
+    """Accuracy and questions; also the context's mean tokens where the form ran out of words far below the length."""
+    short = row["length"] > 128 and row["context_tokens"] < 0.75 * row["length"]
+    tokens = f"; {row['context_tokens']:,} tokens" if short else ""
+    return f"{row['accuracy']:.2f} ({row['questions']}{tokens})"
+
+
+def table(result: dict) -> str:
+    """Markdown table, a form a row and a length a column."""
+    lengths = sorted({r["length"] for r in result["rows"]})
+    cells = {(r["form"], r["length"]): _cell(r) for r in result["rows"]}
+    forms = list(dict.fromkeys(r["form"] for r in result["rows"]))
+    lines = ["| form | " + " | ".join(f"{n:,}" for n in lengths) + " |", "|---" * (len(lengths) + 1) + "|"]
+    lines += [f"| {f} | " + " | ".join(cells.get((f, n), "") for n in lengths) + " |" for f in forms]
+    return "\n".join(lines) + "\n"
+
+
+def _heads(heads: dict) -> str:
+    sink = [(max(row), i, row.index(max(row))) for i, row in enumerate(heads["sink_share"])]
+    sinks = "; ".join(f"layer {i}: {value:.0%} (head {j})" for value, i, j in sink)
+    found = ", ".join(
+        f"layer {h['layer']} head {h['head']} ({h['argmax_rate']:.0%}, {h['copied_share']:.0%})"
+        for h in heads["retrieval_heads"][:10]
+    )
+    return (
+        f"Highest mean share of attention on the first token in each layer, on {heads['samples']} documents of about "
+        f"{heads['size']} tokens (evenly spread attention would give {heads['sink_share_if_uniform']:.1%}): {sinks}.\n\n"
+        "Retrieval heads, layers and heads counted from 0 (how often the copied token gets the most attention of all, "
+        f"and its mean share of attention): {found or 'none above 10 %'}."
+    )
+
+
+def _log(path: Path) -> list[dict]:
+    entries = {e["step"]: e for e in map(json.loads, path.read_text().splitlines())}  # the last of repeated steps
+    return [entries[s] for s in sorted(entries)]
+
+
+def main(argv: list[str]) -> int:
+    """Writes README.md and loss.svg into the model folder."""
+    parser = argparse.ArgumentParser(prog="kvlab card", description=__doc__)
+    parser.add_argument("--model", default="data/model")
+    parser.add_argument("--log", default=".runs/bundled/log.jsonl")
+    parser.add_argument("--command", default="python -m kvlab train")
+    parser.add_argument("--run", default="", help="a sentence on the run: tokens, hours, machine")
+    parser.add_argument("--notes", default="", help="which aims were reached and which not")
+    parser.add_argument("--cannot", default="")
+    args = parser.parse_args(argv)
+    model = Path(args.model)
+    cfg, result, heads = (json.loads((model / n).read_text()) for n in ("config.json", "accuracy.json", "heads.json"))
+    weights = (model / "model.safetensors").stat().st_size
+    seen = result.get("training_words")
+    (model / "loss.svg").write_text(loss_svg(_log(Path(args.log))))
+    text = TEXT.format(
+        parameters=weights / 2e6, layers=cfg["num_hidden_layers"], hidden=cfg["hidden_size"], megabytes=weights / 1e6,
+        command=args.command.replace("\\n", "\n    "), run=args.run, notes=args.notes, cannot=args.cannot,
+        versions=f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}.",
+        train_chars=sum(map(len, natural.documents(False))), held_chars=sum(map(len, natural.documents(True))),
+        table=table(result), heads=_heads(heads), ppl=result["natural"]["perplexity"],
+        bpc=result["natural"]["bits_per_character"], ppl_tokens=result["natural"]["tokens"],
+        ppl_length=result["natural"]["length"],
+        train_table=f"\nThe same with key words of the training part (seeds still unseen):\n\n{table(seen)}" if seen else "",
+    )
+    (model / "README.md").write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.exit(main(sys.argv[1:]))

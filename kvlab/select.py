@@ -1,0 +1,31 @@
+"""From scores to masks. Scores are float32, ties go to the earlier position, protection is a mask and never a large score."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def ranks(scores: Tensor, protected: Tensor, valid: Tensor) -> Tensor:
+    """Rank of each entry along the last axis: protected first, then by score, holes last; ties in slot order. int64, same shape."""
+    tier = torch.where(valid, protected.long(), -1)
+    by_score = scores.float().argsort(dim=-1, descending=True, stable=True)
+    by_tier = tier.gather(-1, by_score).argsort(dim=-1, descending=True, stable=True)
+    order = by_score.gather(-1, by_tier)
+    return order.argsort(dim=-1)
+
+
+def keep_top(scores: Tensor, count: Tensor | int, valid: Tensor, protected: Tensor | None = None) -> Tensor:
+    """Mask [B, H, T] of the `count` (int, [B] or [B, H]) best slots of each head, protected ones included in the count.
+
+    Protected slots stay even where they are more than `count`.
+    """
+    protected = torch.zeros_like(valid) if protected is None else protected & valid
+    limit = count if isinstance(count, int) else count.view(count.shape[0], -1, 1)
+    return valid & ((ranks(scores, protected, valid) < limit) | protected)
+
+
+def protect(pos: Tensor, seen: Tensor, first: Tensor | int = 0, last: Tensor | int = 0) -> Tensor:
+    """Mask of slots among the `first` or the `last` positions (int or [B]): `pos` [B, H, T], `seen` [B] tokens seen by each row."""
+    first = first.view(-1, 1, 1) if isinstance(first, Tensor) else first
+    return (pos >= 0) & ((pos < first) | (pos >= (seen - last).view(-1, 1, 1)))

@@ -1,0 +1,158 @@
+// one selection for all parts: step, head, locked token, span, hover. Python hears of it on release only
+
+class Inside {
+  constructor(root) {
+    this.view = { step: 0, layer: 0, head: 0, token: -1, until: -1 };
+    this.hovered = this.hoverRow = -1;
+    this.body = el("div", "inside");
+    this.parts = { strip: new Strip(this), scrubber: new Scrubber(this), map: new KeptMap(this), heads: new Heads(this), token: new TokenPanel(this), span: new SpanPanel(this), bytes: new BytesPanel(this) };
+    const left = el("div", "left"), right = el("div", "right"), p = this.parts;
+    left.append(p.strip.card, p.scrubber.card, p.map.card);
+    right.append(p.heads.card, p.token.card, p.span.card, p.bytes.card);
+    this.live = el("div", "live");
+    this.live.setAttribute("aria-live", "polite");
+    this.body.append(left, right, this.live);
+    root.append(this.body);
+    this.colours = new Colours(this.body, () => this.run && this.layout());
+    this.body.onkeydown = (e) => this.stepKey(e);
+    this.body.onkeyup = () => this.commitSoon();
+    this.watch = new ResizeObserver(() => this.run && this.body.clientWidth !== this.wide && this.layout());
+    this.watch.observe(this.body);
+  }
+
+  update(component) {
+    this.send = component.setStateValue;
+    const bytes = component.data, { header } = readHeader(bytes);
+    if (this.run && this.run.run === header.run && this.arrival === header.arrival) return;
+    if (!this.run || this.run.run !== header.run) this.run = new Run(bytes);
+    this.run.named = header.named;
+    this.arrival = header.arrival;
+    this.view = { ...header.view };
+    this.sent = JSON.stringify(this.view);
+    this.parts.map.from = undefined;
+    this.run.at(this.view.step);
+    for (const part of [this.parts.strip, this.parts.heads, this.parts.bytes]) part.load();
+    this.layout();
+    this.parts.strip.reveal(this.view.token);
+  }
+  drop() { this.watch.disconnect(); clearInterval(this.clock); clearTimeout(this.later); }
+
+  row() { return this.view.layer * this.run.H + this.view.head; }
+  span() {
+    const { token, until } = this.view;
+    if (token < 0) return [-1, -1];
+    return until >= 0 ? [Math.min(token, until), Math.max(token, until)] : this.run.word(token);
+  }
+  metricWord() {
+    const { run } = this;
+    if (!run.a.missing) return "share kept";
+    return !run.a.unread ? "missing attention" : run.cuts.length ? "missing or unread attention" : "attention not read";
+  }
+  state(r, p) {
+    const { run } = this, left = run.a.left[r * run.P + p], into = run.merged(r, p);
+    if (p >= run.born_) return "not in the cache yet";
+    if (into >= 0) return `merged into “${shown(run.pieces[into])}” at step ${left}`;
+    if (!run.held(r, p)) return run.windows[Math.floor(r / run.H)] ? `left the window at step ${left}` : `evicted at step ${left}`;
+    return run.unread(r, p) ? "held, not read" : "held";
+  }
+
+  layout() {
+    this.wide = this.body.clientWidth;
+    this.colours.read();
+    this.parts.scrubber.layout();
+    this.parts.map.layout();
+    this.drawStep();
+    this.drawPick();
+    this.drawMarks();
+    this.parts.span.draw();
+  }
+  drawStep() {
+    const p = this.parts;
+    p.strip.step();
+    p.scrubber.step();
+    p.map.draw();
+    p.map.attention.draw();
+    p.map.crosshairs();
+    p.heads.step();
+    p.token.draw();
+    p.span.step();
+  }
+  drawPick() { this.parts.heads.pick(); }
+  drawMarks() { this.parts.strip.mark(); this.parts.map.crosshairs(); }
+
+  goto(step) {
+    step = Math.max(0, Math.min(this.run.S - 1, step));
+    if (step === this.view.step || !this.run.S) return;
+    this.view.step = step;
+    this.run.at(step);
+    this.drawStep();
+  }
+  stepKey(e) {
+    if (e.ctrlKey || e.metaKey || e.altKey || !this.run) return;
+    const { run, view } = this, to = { ArrowRight: view.step + 1, ArrowLeft: view.step - 1, PageUp: view.step + 16, PageDown: view.step - 16, Home: 0, End: run.S - 1 }[e.key];
+    if (to !== undefined) this.goto(to);
+    else if (e.key === " " && e.target.tagName !== "BUTTON") this.play();
+    else return;
+    e.preventDefault();
+    e.stopPropagation();
+  }
+  play() {
+    if (this.clock) { clearInterval(this.clock); this.clock = 0; this.commit(); }
+    else {
+      if (this.view.step >= this.run.S - 1) this.goto(0);
+      this.clock = setInterval(() => (this.view.step < this.run.S - 1 ? this.goto(this.view.step + 1) : this.play()), 260);
+    }
+    this.parts.scrubber.playing(Boolean(this.clock));
+  }
+  pick(r, commit = true) {
+    this.view.layer = Math.floor(r / this.run.H);
+    this.view.head = r % this.run.H;
+    this.parts.map.draw();
+    this.parts.map.attention.draw();
+    this.parts.map.crosshairs();
+    this.parts.token.draw();
+    this.drawPick();
+    if (commit) this.commit();
+  }
+  lock(p, extend = false) {
+    const { view } = this;
+    if (p >= this.run.P) return;
+    if (extend && view.token >= 0 && p >= 0) view.until = p === view.token ? -1 : p;
+    else [view.token, view.until] = [p === view.token ? -1 : p, -1];
+    this.parts.token.draw();
+    this.parts.span.draw();
+    this.parts.strip.reveal(view.token);
+    if (view.token >= 0) this.parts.map.reveal(view.token);
+    this.drawMarks();
+    this.commit();
+  }
+  hover(p, speak = false, row = -1) {
+    if (p >= this.run.P) p = -1;
+    if (p === this.hovered && row === this.hoverRow) return;
+    this.hovered = p;
+    this.hoverRow = row;
+    this.drawMarks();
+    this.parts.map.say(this.run);
+    if (this.view.token < 0) this.parts.token.draw();
+    if (speak && p >= 0) this.live.textContent = `token ${p}, ${shown(this.run.pieces[p])}, held by ${this.run.heldCount[p]} of ${this.run.R} heads, ${this.run.name(this.row())} ${this.state(this.row(), p)}`;
+  }
+
+  commit() {
+    clearTimeout(this.later);
+    const said = JSON.stringify(this.view);
+    if (this.clock || said === this.sent) return;
+    this.sent = said;
+    this.send("view", { ...this.view });
+  }
+  commitSoon() { clearTimeout(this.later); this.later = setTimeout(() => this.commit(), 250); }
+}
+
+const shownRuns = new WeakMap(); // one per mounted component: Python calls again after every rerun
+
+export default function (component) {
+  const root = component.parentElement;
+  if (!shownRuns.has(root)) shownRuns.set(root, new Inside(root));
+  const inside = shownRuns.get(root);
+  inside.update(component);
+  return () => { inside.drop(); inside.body.remove(); shownRuns.delete(root); };
+}

@@ -1,0 +1,115 @@
+"""Look inside: one stored run, token by token, head by head, step by step."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import streamlit as st
+from streamlit.runtime.pages_manager import PagesManager
+
+from kvlab.runs import RunStore, StoredRun
+from kvlab.ui.component import inside
+from kvlab.ui.finding import Finding, finding
+from kvlab.ui.head import title_block
+from kvlab.ui.inside import View, block, entries_csv, first_difference, head_table, payload, show, token_table, tops
+
+if "framed" not in st.session_state:
+    # a link straight to this page on a fresh server: Streamlit takes pages/ for an app of the old kind until app.py has spoken once
+    PagesManager.uses_pages_directory = False
+    st.rerun()
+
+SOURCES = {"mixed": "partly reconstructed from its paper", "recon": "reconstructed from its paper"}
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def opened(run: str, home: str) -> tuple[StoredRun, Finding, tuple[dict[str, Any], bytes]]:
+    """A stored run with its finding and the block of bytes the browser gets; `home` tells two run folders apart."""
+    stored = RunStore().load(run)
+    return stored, finding(stored), block(stored)
+
+
+def setting_line(m: dict[str, Any]) -> str:
+    """Method, budget, what was kept, model, and the kind of source where it is not the authors' code."""
+    kept, seen = m["budget"]["realised"]["tokens"], m["prompt_tokens"] + m["question_tokens"] + max(0, len(m["tokens"]) - 1)
+    budget = f"budget {m['budget']['asked']}" if m["budget"]["asked"] else ""
+    parts = [m["title"], budget, f"{kept:,.0f} of {seen:,} entries per head at the end", m["model"], SOURCES.get(m.get("source"), "")]
+    return " · ".join(part for part in parts if part)
+
+
+def figures(run: StoredRun) -> list[tuple[str, str, str, str]]:
+    """Label, value, class and remark of the figures beside the title."""
+    m, found = run.manifest, []
+    step = first_difference(run.trace)
+    size = lambda n: f"{n / 2**10:,.0f} KiB" if n < 2**20 else f"{n / 2**20:,.1f} MiB"  # noqa: E731
+    if step is not None:
+        found.append((f"Full cache, step {step}", show(tops(run)[step]), "", ""))
+        found.append((f"This run, step {step}", "≠ " + show(m["pieces"][run.trace.asked + step]), "lost", ""))
+    elif run.trace.top.size:
+        found.append(("Against the full cache", f"same {len(run.trace.top)} tokens", "", ""))
+    found.append(("Held by tensors, measured", size(m["bytes"]["resident"]), "", f" of {size(m['bytes']['full'])}"))
+    return found
+
+
+def exports(run: StoredRun) -> None:
+    """Files of this run, made when asked for."""
+    st.download_button("Run as JSON", lambda: json.dumps(run.manifest, ensure_ascii=False, indent=1), f"{run.id}.json", "application/json", on_click="ignore")
+    st.download_button("Entries as CSV", lambda: entries_csv(run), f"{run.id}-entries.csv", "text/csv", on_click="ignore")
+
+
+def tables(run: StoredRun, view: View) -> None:
+    """The pictures in words and numbers, for the step, layer and head on screen."""
+    st.html(f'<p class="kv-set">Step {view.step}, head L{view.layer} · H{view.head}. The tables follow the pictures below.</p>')
+    left, right = st.columns([2, 3])
+    left.dataframe(head_table(run, view.step), hide_index=True, alt="Entries held and missing attention of every head at this step", height=280)
+    right.dataframe(token_table(run, view), hide_index=True, alt="Every token: who holds it and what the chosen head reads", height=280)
+
+
+def open_list(said: tuple) -> None:
+    """No run is open: say so, and offer the stored ones."""
+    runs = RunStore().list()[:8]
+    advice = "Start from a stored one; nothing has to load." if runs else "Nothing is stored yet. Make a run first; it appears here."
+    title_block("No run is open", (*said, (advice, False)))
+    for number, m in enumerate(runs):
+        words = f"{m['title']}, budget {m['budget']['asked']}" if m["budget"]["asked"] else m["title"]
+        kind = "primary" if number == 0 else "secondary"
+        if st.button(f"Open {words}", key=f"open-{m['id']}", type=kind, help=f"{m['prompt_tokens']:,} prompt tokens, {m['created']}"):
+            st.query_params.from_dict({"run": m["id"]})
+            st.rerun()
+
+
+def page() -> None:
+    asked = st.query_params.get("run", "")
+    if not asked:
+        return open_list(())
+    try:
+        run, found, made = opened(asked, str(RunStore().folder))
+    except ValueError as error:
+        return open_list(((f"{error} ", False),))
+    m = run.manifest
+    if not len(run.trace.written):
+        return title_block(found.title, found.sentence, setting_line(m), m["axis"])
+    key, state = f"inside-{run.id}", st.session_state
+    view = View.of(st.query_params, run.trace, found.view)
+    if state.get("inside_known") != (run.id, view):  # a link was opened, or a lesson moved on: the browser goes there
+        state["inside_arrival"] = state.get("inside_arrival", 0) + 1
+        state["inside_start"] = state["inside_known"] = (run.id, view)
+
+    def released() -> None:
+        now = View(**{name: int(value) for name, value in state[key].view.items()})
+        state["inside_known"] = (run.id, now)
+        st.query_params.update({"run": run.id, **now.params()})
+        if now.token < 0:
+            st.query_params.pop("tok", None)
+
+    with st.container(key="head", horizontal=True, vertical_alignment="bottom"):
+        title_block(found.title, found.sentence, setting_line(m), m["axis"], figures(run))
+        shown = st.toggle("Show as table", key="inside_table")
+        with st.popover("Export"):
+            exports(run)
+    if shown:
+        tables(run, view)
+    inside(payload(made, state["inside_start"][1], found.named, state["inside_arrival"]), key, released)
+
+
+page()

@@ -1,0 +1,118 @@
+"""Fixtures for pages in a real browser: a server over a folder of runs, Debian's chromium, and a page that refuses to leave the machine.
+
+They are a plugin of the suite (conftest.py). Without chromium the tests that ask for them are skipped with a sentence.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROME = os.environ.get("KVLAB_CHROMIUM", "/usr/bin/chromium")
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+ROOT = Path(__file__).parent.parent
+WAIT = 60_000
+"""Milliseconds: the first page of a server imports torch, which a busy machine does slowly."""
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def runs_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`KVLAB_HOME` of the server: put runs under it with `RunStore(runs_home / "runs").save`."""
+    return tmp_path_factory.mktemp("server-home")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, runs_home: Path) -> Iterator[str]:
+    """The address of the running dashboard on the bundled model. A traceback in its log fails the session."""
+    with serving(tmp_path_factory.mktemp("st"), runs_home) as url:
+        yield url
+
+
+@contextmanager
+def serving(folder: Path, home: Path, **environment: str) -> Iterator[str]:
+    """A dashboard of its own: its log in `folder`, its runs under `home`, and `environment` on top."""
+    port, log = free_port(), open(folder / "server.log", "w+")  # noqa: SIM115
+    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.address", "127.0.0.1", "--server.headless", "true"]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "KVLAB_HOME": str(home), **environment}, stdout=log, stderr=subprocess.STDOUT)
+    url, end = f"http://127.0.0.1:{port}", time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None and not healthy(url):
+        time.sleep(0.2)
+    yield url
+    process.terminate()
+    process.wait(60)
+    log.seek(0)
+    said = log.read()
+    log.close()
+    # a tab that closes while the server is still sending leaves a traceback of the web server's own; every other one fails
+    assert all("WebSocketDisconnected" in part for part in said.split("Traceback")[1:]), said
+
+
+def healthy(url: str) -> bool:
+    try:
+        return urllib.request.urlopen(url + "/_stcore/health", timeout=2).read() == b"ok"
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    if not os.path.exists(CHROME):
+        pytest.skip(f"No chromium at {CHROME}. Install Debian's package, or set KVLAB_CHROMIUM.")
+    playwright = pytest.importorskip("playwright.sync_api", reason="The Python package playwright is not installed.")
+    with playwright.sync_playwright() as pw:
+        chrome = pw.chromium.launch(executable_path=CHROME, args=FLAGS)
+        yield chrome
+        chrome.close()
+
+
+@pytest.fixture(params=["light", "dark"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def page(browser: Any, scheme: str) -> Iterator[Any]:
+    """A page of 1440 x 960 in the scheme. Any request that leaves the machine and any script error fails the test."""
+    context = browser.new_context(viewport={"width": 1440, "height": 960}, color_scheme=scheme, accept_downloads=True)
+    outside, errors = [], []
+
+    def guard(route: Any) -> None:
+        if route.request.url.startswith(("http://127.0.0.1", "data:", "blob:")):
+            return route.continue_()
+        outside.append(route.request.url)
+        return route.abort()
+
+    context.route("**/*", guard)
+    opened = context.new_page()
+    opened.set_default_timeout(WAIT)
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    yield opened
+    context.close()
+    assert not outside and not errors, (outside, errors)
+
+
+def settled(page: Any, ms: int = 150) -> None:
+    """Wait until the server has nothing more to say to this page. First wait for a text of the page: this alone can come too early."""
+    page.wait_for_timeout(ms)
+    page.wait_for_selector("[data-testid='stApp'][data-test-connection-state='CONNECTED']", state="attached")
+    page.wait_for_selector("[data-testid='stApp'][data-test-script-state='notRunning']", state="attached")
+    assert page.locator("[data-testid='stException']").count() == 0

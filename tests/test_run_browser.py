@@ -1,0 +1,149 @@
+"""The Run page in a browser: tokens arrive, Cancel keeps a part, a reload finds the job again, strangers' text stays text."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from browser import serving, settled
+from conftest import save_tiny
+
+pytestmark = pytest.mark.browser
+
+TEXT = (
+    "Nobody had seen the cold puzzle in the shed. The code of the green falcon is 2916. It was a busy morning near the shed. "
+    "The code of the silver ribbon is 8644. Hugo left the blue orchid in the park. "
+)
+PATIENCE = 300_000  # milliseconds: a run of the bundled model on a machine that is busy with other things
+QUESTION = "Question: What is the code of the green falcon?\nAnswer: The code of the green falcon is"
+HOSTILE = (
+    "![x](http://evil.test/a.png) <script>window.bad=1</script><img src=x onerror='window.bad=1'> $\\frac{1}{2}$ "
+    "\u202eright to left\u202c :material/home: "
+)
+
+
+def opened(page: Any, address: str) -> Any:
+    page.goto(address)
+    page.get_by_role("heading", name="Run", exact=True).wait_for()
+    settled(page)
+    return page
+
+
+def write(page: Any, text: str, question: str = "") -> None:
+    page.get_by_role("radio", name="Write").click()
+    settled(page)
+    box = page.get_by_role("textbox", name="Text", exact=True)
+    box.fill(text)
+    box.press("Tab")
+    settled(page)
+    box = page.get_by_role("textbox", name="Question")
+    box.fill(question)
+    box.press("Tab")
+    settled(page)
+
+
+def choose(page: Any, *names: str) -> None:
+    """Exactly these methods."""
+    for pill in page.locator("[data-testid='stButtonGroup'] button[aria-pressed='true']").all():
+        pill.click()
+        settled(page)
+    while (more := page.locator("[data-testid='stButtonGroup'] button", has_text=re.compile(r"^\s*\+ \d+"))).count():
+        more.first.click()
+        settled(page)
+    for name in names:
+        page.locator("[data-testid='stButtonGroup'] button[aria-pressed]", has_text=name).first.click()
+        settled(page)
+
+
+def new_tokens(page: Any, count: int) -> None:
+    box = page.get_by_label("New tokens")
+    if not box.is_visible():
+        page.get_by_text("Generation", exact=True).click()
+    box.wait_for()
+    box.fill(str(count))
+    box.press("Enter")
+    settled(page)
+
+
+def run(page: Any) -> None:
+    page.locator(".st-key-do-run button").click()
+
+
+def lanes(page: Any, state: str) -> Any:
+    return page.locator(f"article.{state}")
+
+
+def test_own_prompt_under_two_methods_then_look_inside(page, server):
+    opened(page, server)
+    write(page, TEXT, QUESTION)
+    choose(page, "SnapKV", "KIVI")
+    new_tokens(page, 6)
+    assert lanes(page, "planned").count() == 3
+    run(page)
+    page.locator("article.done >> nth=2").wait_for(timeout=PATIENCE)
+    settled(page)
+    for lane in lanes(page, "done").all():
+        assert 1 <= lane.locator(".text > span").count() <= 6  # a model that has answered stops
+        said = lane.inner_text()
+        assert all(word in said for word in ("nominal", "predicted", "held by tensors, measured", "peak", "entries kept"))
+    assert page.locator("article svg.chart[aria-label*='bytes held']").count() == 3
+    body = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
+    assert body in ("rgb(250, 250, 248)", "rgb(15, 17, 19)")
+    lanes(page, "done").nth(1).get_by_role("link", name="Look inside").click()
+    page.wait_for_url("**/inside?run=*")
+    settled(page)
+
+
+@pytest.fixture(scope="module")
+def slow_server(tmp_path_factory):
+    """A dashboard whose model is small but deep, with random weights: it writes slowly and never ends by itself."""
+    model = save_tiny(tmp_path_factory.mktemp("slow"), template=False, layers=24, end=False)
+    with serving(tmp_path_factory.mktemp("slow-st"), tmp_path_factory.mktemp("slow-home"), KVLAB_MODEL=str(model)) as url:
+        yield url
+
+
+@pytest.mark.parametrize("scheme", ["light"], indirect=True)
+def test_cancel_keeps_a_part_and_a_reload_finds_the_job(page, slow_server):
+    opened(page, slow_server)
+    write(page, TEXT * 4, QUESTION)
+    choose(page, "SnapKV")
+    new_tokens(page, 512)
+    run(page)
+    page.locator("article.running .text > span >> nth=2").wait_for(timeout=PATIENCE)
+    assert "job=" in page.url
+    page.reload()
+    page.get_by_role("heading", name="Run", exact=True).wait_for()
+    page.locator("article.running .text > span >> nth=2").wait_for(timeout=PATIENCE)
+    assert page.get_by_role("textbox", name="Question").input_value() == QUESTION
+    page.locator(".st-key-do-cancel button").click()
+    page.locator("article.stopped >> nth=1").wait_for(timeout=PATIENCE)
+    settled(page)
+    assert "stopped at token" in lanes(page, "stopped").first.inner_text() and lanes(page, "stopped").first.get_by_role("link", name="Look inside").count() == 1
+    assert "cancelled before it began" in lanes(page, "stopped").nth(1).inner_text()
+    assert page.locator(".st-key-do-run button").is_enabled() and page.locator(".st-key-do-cancel button").is_disabled()
+
+
+@pytest.mark.parametrize("scheme", ["dark"], indirect=True)
+def test_a_hostile_prompt_stays_text(page, server):
+    opened(page, server)
+    write(page, HOSTILE + TEXT, HOSTILE)
+    choose(page, "SnapKV")
+    new_tokens(page, 3)
+    run(page)
+    page.locator("article.done >> nth=1").wait_for(timeout=PATIENCE)
+    settled(page)
+    assert page.evaluate("window.bad") is None
+    assert page.locator("[data-testid='stApp'] img[src*='evil'], [data-testid='stApp'] .katex").count() == 0
+    write(page, "one\x00two")
+    assert page.locator(".kv-problem").count() == 1 or page.get_by_role("textbox", name="Text", exact=True).input_value() != "one\x00two"
+
+
+@pytest.mark.parametrize("scheme", ["light"], indirect=True)
+def test_a_telephone_has_no_sideways_scroll(page, server):
+    page.set_viewport_size({"width": 390, "height": 844})
+    opened(page, server)
+    write(page, TEXT, QUESTION)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator(".st-key-do-run button").is_visible()
+    assert page.locator("[data-testid='stBottom']").bounding_box()["height"] < 130
