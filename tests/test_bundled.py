@@ -125,7 +125,7 @@ def test_training_is_resumable(tmp_path, shipped):
 
 def test_rows_are_weighted_and_have_rising_positions(shipped):
     rows = batches.Rows(shipped[1], seed=0)
-    batch = rows.batch(step=5, length=128, tokens=1024, progress=0.6)
+    batch = rows.batch(step=5, length=128, tokens=1024, mix=batches.LATE)
     assert batch.ids.shape == batch.weights.shape == batch.positions.shape == (8, 128)
     assert (batch.ids[:, 0] == shipped[1].bos_token_id).all() and (batch.positions[:, 0] == 0).all()
     assert (batch.positions.diff(dim=1) >= 1).all() and batch.positions.max() < 8192

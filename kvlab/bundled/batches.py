@@ -11,15 +11,21 @@ from dataclasses import dataclass
 
 import torch
 
-from kvlab.bundled import forms, natural
+from kvlab.bundled import forms, natural, ruler
 from kvlab.bundled.words import TRAIN, Words
 
 ANSWER_WEIGHT = 16.0
-COPY_WEIGHT = 4.0  # copies have long answers: a smaller weight keeps them from drowning the rest
+COPY_WEIGHT = 4.0  # a smaller weight keeps long answers from drowning the rest
+LONG = {"copy", "uuids", "passkey", "common"}  # forms with long answers
+MANY = {"facts", "documents", "list", "chain"}  # forms that hold as many questions as are asked for
 QUESTION_TOKENS = 13  # saved by asking with the answer prefix alone
 
 EARLY = {"copy": 0.20, "facts": 0.28, "needle": 0.10, "list": 0.18, "chain": 0.12, "ruler": 0.05, "natural": 0.07}
 LATE = {"copy": 0.06, "facts": 0.25, "needle": 0.17, "list": 0.17, "chain": 0.18, "ruler": 0.10, "natural": 0.07}
+SECOND = {
+    "copy": 0.04, "facts": 0.15, "documents": 0.03, "needle": 0.10, "list": 0.13, "chain": 0.09, "ruler": 0.19, "multi": 0.08,
+    "uuids": 0.03, "variables": 0.05, "frequent": 0.02, "common": 0.02, "passkey": 0.04, "natural": 0.05,
+}  # fmt: skip
 
 
 @dataclass
@@ -40,6 +46,11 @@ def length_for(seed: int, step: int, progress: float) -> int:
     if progress < 0.5:
         return rng.choices((128, 256, 512), (4, 5, 1))[0]
     return rng.choices((128, 256, 512, 1024), (1, 3, 4, 2))[0]
+
+
+def second_length(seed: int, step: int) -> int:
+    """Tokens per row in the second part of training: long rows, where keys are many."""
+    return random.Random(f"second-{seed}-{step}").choices((256, 512, 1024), (2, 4, 4))[0]
 
 
 def _positions(rng: random.Random, length: int, cuts: list[int], limit: int) -> list[int]:
@@ -83,16 +94,19 @@ class Rows:
             text = rng.choice(self.natural)
             start = rng.randrange(max(1, len(text) - 3 * length))
             return [(text[start : start + 6 * length], 1.0)]
-        questions = rng.randint(2, max(3, min(12, length // 32)))
+        questions = rng.randint(2, max(3, min(12, length // 32))) if form in MANY else rng.randint(1, 4)
         short = rng.random() < 0.7
-        size = length - 3 + QUESTION_TOKENS * questions * short * (form != "copy")
-        sample = forms.make(form, f"train-{self.seed}-{rng.random()}", size, words, self.count,
-                            questions, natural=self.natural)
+        # a form that asks less than it is told to must not get the room of questions that never come: its answers would be cut off
+        size = length - 3 + QUESTION_TOKENS * questions * short * (form in MANY)
+        make = ruler.make if form in ruler.FORMS else forms.make
+        kind = {"kind": "needles"} if form == "ruler" and rng.random() < 0.4 else {}
+        sample = make(form, f"train-{self.seed}-{rng.random()}", size, words, self.count,
+                            questions, natural=self.natural, **kind)
         pieces = [(p, 1.0) for p in sample.pieces]
         for question, target in zip(sample.questions, sample.targets, strict=True):
             if short:
                 question = "\nAnswer:" + question.partition("\nAnswer:")[2]
-            pieces += [(question, 1.0), (target, COPY_WEIGHT if form == "copy" else ANSWER_WEIGHT)]
+            pieces += [(question, 1.0), (target, COPY_WEIGHT if form in LONG else ANSWER_WEIGHT)]
         return pieces
 
     def row(self, rng: random.Random, form: str, length: int, words: Words = TRAIN):
@@ -113,10 +127,9 @@ class Rows:
         cuts = [c for c in cuts if c < length]
         return ids, [*weights[1:], 0.0], _positions(rng, length, cuts, self.limit)
 
-    def batch(self, step: int, length: int, tokens: int, progress: float, words: Words = TRAIN) -> Batch:
-        """`tokens` // `length` rows of mixed forms."""
+    def batch(self, step: int, length: int, tokens: int, mix: dict[str, float], words: Words = TRAIN) -> Batch:
+        """`tokens` // `length` rows of the forms in `mix`, each with its share."""
         rng = random.Random(f"batch-{self.seed}-{step}")
-        mix = EARLY if progress < 0.35 else LATE
         chosen = rng.choices(list(mix), list(mix.values()), k=max(1, tokens // length))
         rows = [self.row(rng, form, length, words) for form in chosen]
         ids, weights, positions = (torch.tensor(part) for part in zip(*rows, strict=True))

@@ -115,7 +115,7 @@ def perplexity(model, tokens, length: int = 1024, documents: int = 20) -> dict:
 
 
 def main(argv: list[str]) -> int:
-    """Entry point: writes accuracy.json beside the model."""
+    """Entry point: writes accuracy.json beside the model; with --train-words a second table of the same file."""
     parser = argparse.ArgumentParser(prog="kvlab evaluate-bundled", description=__doc__)
     parser.add_argument("--model", default="data/model")
     parser.add_argument("--out", default="data/model/accuracy.json")
@@ -128,8 +128,10 @@ def main(argv: list[str]) -> int:
     torch.set_num_threads(args.threads)
     model, tokens = load(args.model)
     words = TRAIN if args.train_words else HELD_OUT
-    result = {"words": "training part" if args.train_words else "held out", "rows": []}
-    result["natural"] = perplexity(model, tokens)
+    out = Path(args.out)
+    whole = json.loads(out.read_text()) if out.exists() else {}
+    rows: list[dict] = []
+    whole |= {"training_words": {"rows": rows}} if args.train_words else {"rows": rows, "natural": perplexity(model, tokens)}
     start = time.monotonic()
     for size in args.lengths:
         for case, (_, options) in CASES.items():
@@ -138,9 +140,9 @@ def main(argv: list[str]) -> int:
             each = 1 if options.get("keys") == 1 else 4  # questions a document; copies are long
             samples = max(1, args.questions // each)
             row = accuracy(model, tokens, case, size, samples, words)
-            result["rows"].append(row)
+            rows.append(row)
             print(json.dumps(row), flush=True)
-            Path(args.out).write_text(json.dumps(result, indent=1) + "\n")
+            out.write_text(json.dumps(whole, indent=1) + "\n")
     return 0
 
 

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from kvlab.bundled import batches, optim, tokenizer
-from kvlab.bundled.words import BLENDED, TRAIN
+from kvlab.bundled import batches, optim, ruler, tokenizer
+from kvlab.bundled.words import BLENDED, TRAIN, Words
 
 
 def config(vocab: int, hidden: int = 192, layers: int = 6, inner: int = 384) -> Qwen3Config:
@@ -125,9 +125,8 @@ def train(args, model, tokens) -> None:
     for step in range(first, min(args.stop or args.steps, args.steps)):
         progress = step / args.steps
         began = time.monotonic()
-        length = batches.length_for(args.seed, step, progress) if not args.length else args.length
-        words = BLENDED if step >= args.blend_from else TRAIN
-        batch = rows.batch(step, length, args.tokens, progress, words)
+        length, mix, words = _plan(args, step, progress)
+        batch = rows.batch(step, length, args.tokens, mix, words)
         loss, answer_loss = loss_of(model, batch, step)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -148,6 +147,14 @@ def train(args, model, tokens) -> None:
     export(model, tokens, Path(args.out))
 
 
+def _plan(args, step: int, progress: float) -> tuple[int, dict[str, float], Words]:
+    """Row length, shares of the forms, and words of a step."""
+    if args.second:
+        return batches.second_length(args.seed, step), batches.SECOND, ruler.wide()
+    words = BLENDED if step >= args.blend_from else TRAIN
+    return args.length or batches.length_for(args.seed, step, progress), batches.EARLY if progress < 0.35 else batches.LATE, words
+
+
 def _log(run: Path, **entry) -> None:
     entry = {k: round(v, 4) if isinstance(v, float) else v for k, v in entry.items()}
     with (run / "log.jsonl").open("a") as file:
@@ -166,6 +173,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--tokens", type=int, default=4096, help="tokens per step")
     parser.add_argument("--length", type=int, default=0, help="fixed row length instead of the curriculum")
     parser.add_argument("--blend-from", type=int, default=1466, help="step from which key words are blended")
+    parser.add_argument("--second", type=Path, metavar="MODEL", help="the second part: go on from this model folder with all forms and wide words")
     parser.add_argument("--hidden", type=int, default=192)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--inner", type=int, default=384)
@@ -177,6 +185,10 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     run = Path(args.run)
+    if args.second:
+        model = Qwen3ForCausalLM.from_pretrained(args.second, dtype=torch.float32).train()
+        train(args, model, AutoTokenizer.from_pretrained(args.second))
+        return 0
     if not (run / "tokenizer").exists():
         tokenizer.build(args.seed).save_pretrained(run / "tokenizer")
     tokens = AutoTokenizer.from_pretrained(run / "tokenizer")
