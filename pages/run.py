@@ -58,11 +58,10 @@ def lanes_panel(group: Group | None, wanted: Plan | None) -> None:
 
 
 def draw_all(lanes: list[dict], key: str) -> None:
-    """Lanes one below the other; a click on one opens its run in Look inside."""
+    """Lanes one below the other."""
     with st.container(gap="xsmall", key=f"lanes-{key}"):
-        opened = [run for i, lane in enumerate(lanes) if (run := lane_view.draw(lane, f"{key}-{i}"))]
-    if opened:
-        st.switch_page("pages/inside.py", query_params={"run": opened[0]})
+        for i, lane in enumerate(lanes):
+            lane_view.draw(lane, f"{key}-{i}")
 
 
 def empty() -> None:

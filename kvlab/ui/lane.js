@@ -150,16 +150,21 @@ function left(parent, d) {
   if (d.below) el(rest, "div", lost ? "below lost" : "below", (lost ? "\u25C6 " : "") + d.below);
 }
 
-function foot(parent, d, open) {
+function follow(event) {
+  if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+  event.preventDefault();
+  // Go as Back and Forward go: the session and its form stay, and the page stops its timers before it asks for the other one. A change of page that the
+  // server begins leaves them running until its answer, and what they ask for meanwhile draws parts of this page into that one.
+  history.pushState({}, "", event.currentTarget.href);
+  dispatchEvent(new PopStateEvent("popstate"));
+}
+
+function foot(parent, d) {
   const row = el(parent, "div", "foot");
   if (d.run) {
     const link = el(row, "a", "", "Look inside");
     link.href = `inside?run=${encodeURIComponent(d.run)}`;
-    link.onclick = (event) => {
-      if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
-      event.preventDefault();  // a plain click keeps the session and its form
-      open(d.run);
-    };
+    link.onclick = follow;
   }
   const list = el(row, "dl", "figures");
   for (const [name, value] of d.bytes) {
@@ -169,7 +174,7 @@ function foot(parent, d, open) {
   }
 }
 
-export default function ({ data: d, parentElement, setTriggerValue }) {
+export default function ({ data: d, parentElement }) {
   const old = parentElement.querySelector("article");
   const kept = old && old.querySelector(".text") ? old.querySelector(".text").scrollTop : 0;
   const card = document.createElement("article");
@@ -178,7 +183,7 @@ export default function ({ data: d, parentElement, setTriggerValue }) {
   const body = el(card, "div", "body");
   left(body, d);
   chart(el(body, "div", "right"), d);
-  if (d.bytes.length) foot(body, d, (run) => setTriggerValue("open", run));
+  if (d.bytes.length) foot(body, d);
   old ? old.replaceWith(card) : parentElement.appendChild(card);
   const now = card.querySelector(".text");
   if (now && kept) now.scrollTop = kept;

@@ -20,10 +20,10 @@ def _component() -> Any:
     )
 
 
-def draw(lane: dict[str, Any], key: str) -> str | None:
-    """Draw a lane (`kvlab.ui.lane`). Returns the id of the run that was just clicked, or None."""
+def draw(lane: dict[str, Any], key: str) -> None:
+    """Draw a lane (`kvlab.ui.lane`); its link to Look inside is followed in the browser."""
     last = len(lane["full"]) - 1
     held = lane["measured"][-1] if lane["measured"] else None
     said = f"{held:,} bytes held" if held is not None else f"{lane['predicted'][-1]:,} bytes predicted" if lane["predicted"] else "no bytes known"
     lane = lane | {"spoken": f"{lane['title']}: {said}" + (f", the full cache {lane['full'][-1]:,} at step {last}" if lane["full"] else "")}
-    return _component()(data=lane, key=key, on_open_change=lambda: None).open
+    _component()(data=lane, key=key)
