@@ -37,7 +37,7 @@ def visible(pos: Tensor, q_pos: Tensor, window: int | None) -> Tensor:
 def attend(q: Tensor, view: View, q_pos: Tensor, rules: Rules, fresh: bool) -> Tensor:
     """Output [B, Hq, t, D]. `fresh`: the view is exactly the t new tokens without padding, so plain causal order holds."""
     t, slots = q.shape[2], view.k.shape[2]
-    plain = rules.softcap is None and rules.sinks is None
+    plain = rules.softcap is None and rules.sinks is None and view.bias is None and view.extra is None
     if plain and not view.holes and (rules.window is None or slots <= rules.window):
         if t == 1:
             return _one_query(q, view, rules.scaling)
@@ -72,19 +72,32 @@ def _open_blind(mask: Tensor) -> Tensor:
 
 
 def _by_hand(q: Tensor, view: View, q_pos: Tensor, rules: Rules) -> Tensor:
-    weights = softmax_rows(q, view, q_pos, rules).to(view.v.dtype)
-    return torch.matmul(weights.unflatten(1, (view.v.shape[1], -1)), view.v[:, :, None]).flatten(1, 2)
+    v = view.v if view.extra is None else torch.cat([view.v, view.extra.v.to(view.v.dtype)], dim=2)
+    weights = _softmax(q, view, q_pos, rules)[..., : v.shape[2]].to(v.dtype)
+    return torch.matmul(weights.unflatten(1, (v.shape[1], -1)), v[:, :, None]).flatten(1, 2)
 
 
 def softmax_rows(q: Tensor, view: View, q_pos: Tensor, rules: Rules) -> Tensor:
-    """Attention weights [B, Hq, t, T] in float32, exactly what `attend` averages the values with."""
+    """Attention weights of the slots, [B, Hq, t, T] float32: exactly what `attend` averages the values with."""
+    return _softmax(q, view, q_pos, rules)[..., : view.k.shape[2]]
+
+
+def _softmax(q: Tensor, view: View, q_pos: Tensor, rules: Rules) -> Tensor:
+    # weights of the slots, then of the entries in `view.extra`, if any, then of the model's sink, if it has one
+    logits = slot_logits(q, view, q_pos, rules)
+    rest = [] if view.extra is None else [view.extra.logits(q)]
+    if rules.sinks is not None:
+        rest.append(rules.sinks.float().view(1, -1, 1, 1).expand(*logits.shape[:3], 1))
+    return torch.cat([logits, *rest], -1).softmax(-1) if rest else logits.softmax(-1)
+
+
+def slot_logits(q: Tensor, view: View, q_pos: Tensor, rules: Rules) -> Tensor:
+    """Logits of the slots, [B, Hq, t, T] float32: the lowest number where a query does not see."""
     h = view.k.shape[1]
     logits = torch.matmul(q.unflatten(1, (h, -1)).float(), view.k[:, :, None].float().transpose(-1, -2)) * rules.scaling
     if rules.softcap is not None:
         logits = torch.tanh(logits / rules.softcap) * rules.softcap
+    if view.bias is not None:
+        logits = logits + view.bias[:, :, None, None]
     mask = _open_blind(visible(view.pos, q_pos, rules.window)).expand(-1, h, -1, -1)[:, :, None]
-    logits = logits.masked_fill(~mask, torch.finfo(torch.float32).min).flatten(1, 2)
-    if rules.sinks is None:
-        return logits.softmax(-1)
-    sinks = rules.sinks.float().view(1, -1, 1, 1).expand(*logits.shape[:3], 1)
-    return torch.cat([logits, sinks], -1).softmax(-1)[..., :-1]
+    return logits.masked_fill(~mask, torch.finfo(torch.float32).min).flatten(1, 2)

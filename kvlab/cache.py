@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from kvlab import kernels
 from kvlab.attention import Rules, attend
 from kvlab.column import Encode
+from kvlab.onward import Onward, right_aligned
 from kvlab.phase import Phase
 from kvlab.rows import storage_bytes
 from kvlab.seen import Seen
@@ -80,17 +82,30 @@ class LayerKV(CacheLayerMixin):
 
     def step(self, q: Tensor, k: Tensor, v: Tensor, pos: Tensor, padded: bool, rules: Rules) -> Tensor:
         """Write the new slots, attend, compress: q [B, Hq, t, D], k and v [B, H, t, D], pos [B, t] int32 (-1: padding)."""
-        leader = self.follows
-        store = leader.store if leader else self.store
-        first = store.empty
-        if leader is None:
-            store.append(k, v, pos, padded)
+        first = (self.follows or self).store.empty
+        seen = self.look(q, k, v, pos, padded, rules)
+        out = None if isinstance(seen.slots, View) else kernels.decode(q, (self.follows or self).store, seen.rules)
+        if out is None:
+            out = attend(q, seen.view, pos, seen.rules, fresh=first and not padded)
+        self.attended(seen)
+        return out
+
+    def look(self, q: Tensor, k: Tensor, v: Tensor, pos: Tensor, padded: bool, rules: Rules) -> Seen:
+        """The first half of `step`: write the new slots; what the queries will look at."""
+        if self.follows is None:
+            self.store.append(k, v, pos, padded)
         rules = replace(rules, window=self.window) if self.window != rules.window else rules
         view = None if self.window else self.cache.method.read(self, q, pos)
-        view = store.view() if view is None else view
-        out = attend(q, view, pos, rules, fresh=first and not padded)
-        seen = Seen(q, pos, view, rules, self.cache.phase)
-        self.cache.recorder.attended(self, store, seen)
+        if view is None:
+            store = (self.follows or self).store
+            # a kernel may read what is held: then nothing is decoded unless somebody asks to see it
+            view = store.snapshot().view if kernels.wanted(q) else store.view()
+        return Seen(q, pos, view, rules, self.cache.phase)
+
+    def attended(self, seen: Seen) -> None:
+        """The second half of `step`: record, and compress once all who read the store have done so."""
+        leader = self.follows
+        self.cache.recorder.attended(self, (leader or self).store, seen)
         if leader is None:
             self._attended = seen
         owner = leader or self
@@ -98,7 +113,6 @@ class LayerKV(CacheLayerMixin):
             # not before all who share the store have read it: a prompt's early tokens would find theirs gone
             owner._compress(owner._attended)
             owner._attended = None
-        return out
 
     def _compress(self, seen: Seen) -> None:
         if self.window is not None:
@@ -121,7 +135,8 @@ class LayerKV(CacheLayerMixin):
 
     def refreshed(self, seen: Seen) -> Seen:
         """`seen` with the slots as they are now, after another member dropped or encoded some."""
-        return replace(seen, view=self.store.view())
+        held = self.store.snapshot()  # what the store does later must not show
+        return replace(seen, slots=lambda: held.view()._replace(extra=seen.view.extra))
 
     def keep(self, mask: Tensor, scores: Tensor | None = None, into: Tensor | None = None) -> None:
         """Drop slots where `mask` [B, H, T] is false.
@@ -172,20 +187,22 @@ class LatentKV(LayerKV):
         out = attend(q, expanded, pos, rules, fresh=first and not padded)
         seen = Seen(q, pos, expanded, rules, self.cache.phase)
         self.cache.recorder.attended(self, self.store, seen)
-        self._compress(replace(seen, view=held))
+        self._compress(replace(seen, slots=held))
         return out
 
 
 class KVCache(Cache):
-    """All layers of one run. `phase` and `tokens` are set by the engine before each forward call."""
+    """All layers of one run. `phase`, `ids` [B, t] (of the call's tokens) and `tokens` are set by the engine before each forward call."""
 
     def __init__(
         self, method: Method, geometry: Geometry, batch: int, recorder: Recorder, device: Any = "cpu", artefact: Any = None, ropes: list[Rope] | None = None
     ) -> None:
         self.method, self.geometry, self.recorder, self.artefact, self.ropes = method, geometry, recorder, artefact, ropes
         self.phase = Phase("prefill")
+        self.ids: Tensor | None = None
         self.state: dict[str, Any] = {}
         self.late = False  # whether this call is the last of a prompt and scoring passes follow
+        self.onward: Onward | None = None  # which tokens of this call go on to the layers above; None: all
         self._placed: tuple[Tensor | None, Tensor | None] = (None, None)
         self.tokens = torch.zeros(batch, dtype=torch.int64, device=device)
         self.prompt = self.tokens
@@ -203,8 +220,22 @@ class KVCache(Cache):
             self._placed = position_ids, pos if mask is None else torch.where(mask[:, -pos.shape[1] :].bool(), pos, -1)
         return self._placed[1]
 
+    def shorten(self, mask: Tensor) -> None:
+        """Of the tokens this call brought to the layer at work, only those in `mask` [B, t] go on to the layers above. The last one always does."""
+        mask = mask.clone()
+        mask[:, -1] = True
+        fresh = right_aligned(mask)
+        if self.onward is None:
+            places = fresh
+        else:
+            places = torch.where(fresh < 0, -1, self.onward.places.gather(1, fresh.clamp(min=0)))
+        self.onward = Onward(places, fresh)
+
     def finish(self) -> None:
         """After the last layer of a forward call: decisions across layers."""
+        if self.onward and self.onward.fresh is not None:
+            raise ValueError(f"The layers of {self.geometry.family} cannot be given fewer tokens than the ones below. Choose another method or model.")
+        self.onward = None
         self.method.finish(self, self.phase)
 
     def tensors(self) -> list[Tensor]:

@@ -10,6 +10,7 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,11 +25,20 @@ def folder() -> Path:
     return Path(os.environ.get("KVLAB_HOME", ".kvlab")) / "calibration"
 
 
+def maker(method: Method) -> Any:
+    """Who makes the artefact of `method`: the method, or the job it names as `artefact_of`, which several methods may share.
+
+    A job is a frozen dataclass with a `name` and a `calibrate(lm)`, as a method is.
+    """
+    return getattr(method, "artefact_of", method)
+
+
 def key(method: Method, lm: LM) -> str:
-    """Model revision, dtype and the knobs (data and tokens are knobs): any change makes a new artefact."""
-    knobs = {f.name: str(getattr(method, f.name)) for f in dataclasses.fields(method) if f.name != "budget"}
-    said = json.dumps([method.name, lm.revision, lm.dtype, knobs], sort_keys=True)
-    return f"{method.name}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
+    """Model revision, dtype and the knobs of the maker (data and tokens are knobs): any change makes a new artefact."""
+    made_by = maker(method)
+    knobs = {f.name: str(getattr(made_by, f.name)) for f in dataclasses.fields(made_by) if f.name != "budget"}
+    said = json.dumps([made_by.name, lm.revision, lm.dtype, knobs], sort_keys=True)
+    return f"{made_by.name}-{hashlib.sha256(said.encode()).hexdigest()[:16]}"
 
 
 def find(method: Method, lm: LM) -> Path | None:
@@ -48,7 +58,7 @@ def artefact(method: Method, lm: LM) -> dict[str, Tensor] | None:
 def _artefact(method: Method, lm: LM) -> dict[str, Tensor]:
     if path := find(method, lm):
         return load_file(path)
-    made = method.calibrate(lm)
+    made = maker(method).calibrate(lm)
     if not lm.revision:
         return made
     folder().mkdir(parents=True, exist_ok=True)

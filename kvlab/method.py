@@ -1,9 +1,10 @@
-"""A method: frozen knobs and up to seven hooks. Each default means "full cache".
+"""A method: frozen knobs and up to eight hooks. Each default means "full cache".
 
     adapt(model)             before a run      change weights or projections of a copy; bytes follow by themselves
     prepare(job)             before prefill    scoring passes over the prompt, calibration to have
     store(layer)             at cache build    how slots are held
     owner(layer_idx, state)  at cache build    which layer's store this layer reads
+    recall(cache, ids, ...)  before a call     which released tokens are read again beside the new ones
     read(layer, q, q_pos)    every call        which slots this query looks at
     compress(layer, seen)    on its schedule   who stays, who merges, what is encoded
     finish(cache, phase)     after all layers  what is decided across layers
@@ -16,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -62,6 +63,13 @@ class Job:
     encode: Callable[[str], list[int]]
 
 
+class Again(NamedTuple):
+    """Released tokens to read again, in the order of their positions: `ids` and `pos` [B, n] int64, pos -1 in front of a row with fewer."""
+
+    ids: Tensor
+    pos: Tensor
+
+
 def knob(default: Any, says: str, low: float | None = None, high: float | None = None, step: float | None = None, choices: Sequence | None = None) -> Any:
     """A dataclass field that is a knob: its default, one sentence, and its range or choices. Pages and the command line build on it."""
     return field(default=default, metadata={"says": says, "low": low, "high": high, "step": step, "choices": tuple(choices or ())})
@@ -105,6 +113,10 @@ class Method:
         """The layer whose store layer `layer_idx` reads: itself or a lower one."""
         return layer_idx
 
+    def recall(self, cache: KVCache, ids: Tensor, pos: Tensor, embed: Callable[[Tensor], Tensor]) -> Again | None:
+        """Released tokens to read again in this call, of none that is held. `ids`, `pos` [B, t]: the new tokens, -1 padding; `embed`: the model's."""
+        return None
+
     def read(self, layer: LayerKV, q: Tensor, q_pos: Tensor) -> View | None:
         """The slots this query looks at; None: all of them."""
         return None
@@ -130,6 +142,10 @@ class Method:
     def held_bytes(self, slots: float, first: float, later: int, geometry: Geometry) -> float:
         """Formula: `layer_bytes` where the past counts: `first` slots were held at the last prefill end, `later` tokens came since."""
         return self.layer_bytes(slots, geometry)
+
+    def extra_bytes(self, tokens: int, prompt: int, geometry: Geometry) -> float:
+        """Formula: bytes held once beside the layers' own, or what these are off by where layers are not alike."""
+        return 0
 
     def refuses(self, geometry: Geometry) -> str | None:
         """Why this model cannot take the method, or None."""
@@ -220,12 +236,12 @@ class Scorer(Dropper):
 
 @dataclass(frozen=True)
 class Compose(Method):
-    """Several methods as one. `store`, `owner` and `read` may come from one member each; the other hooks run in order."""
+    """Several methods as one. `store`, `owner`, `recall` and `read` may come from one member each; the other hooks run in order."""
 
     parts: tuple[Method, ...] = ()
 
     def __post_init__(self) -> None:
-        for hook in ("store", "owner", "read"):
+        for hook in ("store", "owner", "recall", "read"):
             having = [part.name for part in self.parts if overrides(part, hook)]
             if len(having) > 1:
                 raise ValueError(f"{' and '.join(having)} cannot run together: both decide {_DECIDES[hook]}.")
@@ -291,11 +307,14 @@ class Compose(Method):
     def owner(self, layer_idx: int, artefact: Any) -> int:
         return self._one("owner").owner(layer_idx, artefact)
 
+    def recall(self, cache: KVCache, ids: Tensor, pos: Tensor, embed: Callable[[Tensor], Tensor]) -> Again | None:
+        return self._one("recall").recall(cache, ids, pos, embed)
+
     def read(self, layer: LayerKV, q: Tensor, q_pos: Tensor) -> View | None:
         return self._one("read").read(layer, q, q_pos)
 
     def _one(self, hook: str) -> Method:
-        return next((part for part in self.parts if overrides(part, hook)), Method())
+        return next((part for part in self.parts if overrides(part, hook)), _PLAIN)
 
     def act(self, layer: LayerKV, seen: Seen) -> None:
         for part in self.parts:
@@ -324,13 +343,17 @@ class Compose(Method):
         raw = slots * geometry.slot_bytes
         return raw + sum(part.held_bytes(slots, first, later, geometry) - raw for part in self.parts)
 
+    def extra_bytes(self, tokens: int, prompt: int, geometry: Geometry) -> float:
+        return sum(part.extra_bytes(tokens, prompt, geometry) for part in self.parts)
+
     def refuses(self, geometry: Geometry) -> str | None:
         return next((reason for part in self.parts if (reason := part.refuses(geometry))), None)
 
 
+_PLAIN = Method()  # answers for a hook that no member brings
 _COLUMNS = {"k": "keys", "v": "values"}
 _UNSCHEDULED = {"owner": "cache build", "read": "every read"}
-_DECIDES = {"store": "how entries are held", "owner": "which layer is read", "read": "which entries are read"}
+_DECIDES = {"store": "how entries are held", "owner": "which layer is read", "recall": "what is read again", "read": "which entries are read"}
 
 
 def overrides(method: Method, hook: str) -> bool:

@@ -11,6 +11,7 @@ def predicted_bytes(method: Method, geometry: Geometry, tokens: int, prompt: int
     """Bytes held when `tokens` have been seen, `prompt` of them at the last prefill end. Windowed layers keep their window."""
     held = sum(_layer_bytes(method, geometry, i, tokens, prompt) for i, window in enumerate(geometry.windows) if window is None)
     held += sum(geometry.slot_bytes * min(tokens, window - 1) for window in geometry.windows if window is not None)
+    held += method.extra_bytes(tokens, prompt, geometry)
     return round(held)
 
 

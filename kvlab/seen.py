@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,13 +14,20 @@ from kvlab.store import View
 
 @dataclass(frozen=True)
 class Seen:
-    """`q` [B, Hq, t, D] after RoPE at `q_pos` [B, t]; `view` the slots they attended to."""
+    """`q` [B, Hq, t, D] after RoPE at `q_pos` [B, t]; `slots`: the view they attended to, or what makes one when it is first looked at."""
 
     q: Tensor
     q_pos: Tensor
-    view: View
+    slots: View | Callable[[], View]
     rules: Rules
     phase: Phase
+
+    @property
+    def view(self) -> View:
+        """The slots. A view of coded slots is made here and once, as most who encode never look at it."""
+        if not isinstance(self.slots, View):
+            object.__setattr__(self, "slots", self.slots())
+        return self.slots
 
     @property
     def groups(self) -> int:

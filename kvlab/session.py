@@ -18,7 +18,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 
 from kvlab.cache import KVCache
 from kvlab.calibration import artefact
-from kvlab.method import Job, Method, Probe
+from kvlab.method import Job, Method, Probe, overrides
 from kvlab.models import LM, adapted
 from kvlab.phase import Phase
 from kvlab.rope import ropes
@@ -50,15 +50,31 @@ class Session:
             raise Stopped
         cache, model = self.cache, self.lm.model
         position_ids, mask = self._place(ids, real)
-        cache.phase = phase
+        cache.phase, cache.ids = phase, ids
+        ids, position_ids, mask = self._recalled(ids, position_ids, mask)
         extra: dict[str, Any] = {"kvlab_cache": cache} if self.lm.geometry.latent else {}
         out = model(
             input_ids=ids, attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True, logits_to_keep=last, **extra
         )
+        for layer in cache.layers if ids is not cache.ids else ():
+            layer.seen -= ids.shape[1] - cache.ids.shape[1]  # seen before
         cache.finish()
         if phase.kind == "prefill":
             cache.prompt = cache.tokens
         return out.logits
+
+    def _recalled(self, ids: Tensor, position_ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The call with those tokens in front that the method wants read again, at their own positions."""
+        if not overrides(self.method, "recall"):
+            return ids, position_ids, mask
+        pos = self.cache.positions(position_ids, mask, len(ids))
+        again = self.method.recall(self.cache, ids, pos, self.lm.model.get_input_embeddings())
+        if again is None:
+            return ids, position_ids, mask
+        for layer in self.cache.layers:
+            self.recorder.returned(layer, again.pos[0][again.pos[0] >= 0])
+        ids, places = torch.cat([again.ids, ids], dim=1), torch.cat([again.pos, pos.long()], dim=1)
+        return ids, places.clamp(min=0), None if bool((places >= 0).all()) else (places >= 0).to(ids)
 
     def _place(self, ids: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Positions [B, t] of the new tokens, and their padding mask [B, t], None where all are real. Earlier padding has left the stores."""

@@ -7,6 +7,7 @@ method has it. Heads may end with different numbers of slots; then rows are pack
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,11 +17,18 @@ from kvlab.column import Column, Encode
 from kvlab.rows import storage_bytes
 
 
+class Extra(NamedTuple):
+    """R entries that are no slots, in the same softmax: `logits` gives theirs for queries, [B, Hq, t, D] -> [B, Hq, t, R] float32; `v` [B, H, R, D]."""
+
+    logits: Callable[[Tensor], Tensor]
+    v: Tensor
+
+
 class View(NamedTuple):
     """Slots offered to attention. `k` and `v` [B, H, T, D], `pos` [B, 1 or H, T] int32 with -1 for a hole.
 
     `holes` is false when no slot is a hole, so that a single query needs no mask. A `read` hook may return a view with Hq heads: then
-    every query head looks at slots of its own.
+    every query head looks at slots of its own. `bias` [B, H, T] float32 is added to the slots' logits; `extra` joins their softmax.
     """
 
     k: Tensor
@@ -28,6 +36,8 @@ class View(NamedTuple):
     pos: Tensor
     holes: bool
     touched: int | None = None  # bytes read to attend; None: all that the store holds
+    bias: Tensor | None = None
+    extra: Extra | None = None
 
 
 class Store:
@@ -58,10 +68,10 @@ class Store:
     def append(self, k: Tensor, v: Tensor, pos: Tensor, padded: bool = False) -> None:
         """`k`, `v` [B, H, t, D] join at the end, with positions `pos` [B, t] int32 (-1 where padding, then `padded` is true)."""
         self.padded |= padded
-        spread = self._pos_heads()
+        heads, pos = self._pos_heads(), pos[:, None]
         self.columns["k"].append(k)
         self.columns["v"].append(v)
-        self.columns["pos"].append(pos[:, None].expand(-1, spread, -1))
+        self.columns["pos"].append(pos if heads == 1 else pos.expand(-1, heads, -1))
         for name, column in self.columns.items():
             if name not in ("k", "v", "pos"):
                 column.append(k.new_zeros(*k.shape[:3], dtype=torch.float32))
@@ -91,8 +101,9 @@ class Store:
         return all(part.even is not None for part in self.columns["pos"].parts)
 
     def view(self) -> View:
-        """All slots, decoded. Raw even stores hand out their own tensors; anything else is a transient copy."""
-        return View(self.columns["k"].dense(), self.columns["v"].dense(), self.pos(), self.padded or not self.even)
+        """All slots, decoded. Raw even stores hand out their own tensors; anything else is a transient copy. A tag named "bias" weighs them."""
+        bias = self.columns["bias"].dense() if "bias" in self.columns else None
+        return View(self.columns["k"].dense(), self.columns["v"].dense(), self.pos(), self.padded or not self.even, bias=bias)
 
     def valid(self) -> Tensor:
         """[B, H, T] bool: slots that hold a token (no padding, no hole)."""

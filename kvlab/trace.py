@@ -113,6 +113,10 @@ class Silent:
 
     def coded(self, layer: LayerKV) -> None: ...
 
+    def skipped(self, layer: LayerKV, pos: Tensor) -> None: ...
+
+    def returned(self, layer: LayerKV, pos: Tensor) -> None: ...
+
 
 class Recorder:
     """Watches the first row of one run. `positions`: the most it can see; `attention`: keep the rows of weights."""
@@ -187,6 +191,15 @@ class Recorder:
             head, slot = np.nonzero(judged)
             self.score[readers, head, pos[head, slot]] = numbers[head, slot]
             self.rank[readers, head, pos[head, slot]] = order[head, slot] + 1
+
+    def skipped(self, layer: LayerKV, pos: Tensor) -> None:
+        """The tokens at positions `pos` [n] of this call never reached `layer`, and hold no slot there."""
+        if layer.cache.phase.kind != "probe":
+            self.left_at[self._readers(layer), :, pos.cpu().numpy()] = layer.cache.phase.next_step
+
+    def returned(self, layer: LayerKV, pos: Tensor) -> None:
+        """The tokens at positions `pos` [n] are read again: whenever they left before, they are held now."""
+        self.left_at[self._readers(layer), :, pos.cpu().numpy()] = NEVER
 
     def coded(self, layer: LayerKV) -> None:
         """Called after slots were encoded: bits per value of every slot, as they are held now."""

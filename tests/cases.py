@@ -43,6 +43,22 @@ CASES = [
     Case("kvzip", "0.25", {"level": "uniform"}, full=("1.0", {}), drops=True, nests=True),
     Case("kvzip", "0.52", {"level": "head", "sinks": 1}, full=("1.0", {}), drops=True, nests=True, formula=0.03),
     Case("adakv", "0.25", {"window": 8}, full=("1.0", {}), drops=True, formula=0.02),
+    Case("adakv", "0.25", {"base": "pyramidkv", "window": 8}, full=("1.0", {}), drops=True, formula=0.02),
+    # a tie in every head, as for Knorm itself: the heads keep the same tokens and share one list of positions
+    Case("adakv", "0.25", {"base": "knorm"}, full=("1.0", {}), drops=True, formula=0.03),
+    Case("adakv", "0.25", {"base": "keydiff"}, full=("1.0", {}), drops=True, formula=0.02),
+    Case("adakv", "0.25", {"base": "expectedattention"}, full=("1.0", {}), drops=True, formula=0.02),
+    Case("adakv", "0.25", {"base": "qfilters", "window": 8}, full=("1.0", {}), drops=True, formula=0.02),
+    # in a layer whose heads are all of one kind the heads share one list of positions, and the table alone knows which layers these are
+    Case("headkv", "0.25", full=("1.0", {}), drops=True, formula=0.02),
+    Case("headkvr2", "0.25", full=("1.0", {}), drops=True, formula=0.02),
+    Case("headkvr2+kivi", "0.5", {"bits": 4, "group": 8, "residual": 16}, formula=0.02),
+    Case("razorattention", "0.5", {"recent": 8}, full=("1.0", {}), formula=0.03),
+    Case("razorattention", "0.5", {"recent": 8, "fold": True}, full=("1.0", {}), formula=0.03),
+    Case("razorattention", "0.5", {"recent": 8, "compensation": "none"}, full=("1.0", {}), drops=True, formula=0.03),
+    Case("razorattention+kivi", "0.5", {"recent": 8, "bits": 4, "group": 8, "residual": 16}, formula=0.09),
+    Case("duoattention", "0.5", {"sinks": 4, "recent": 8, "steps": 6, "size": 64}, full=("1.0", {"steps": 6, "size": 64}), drops=True, formula=0.03),
+    Case("duoattention+kivi", "0.5", {"sinks": 4, "recent": 8, "steps": 6, "size": 64, "bits": 4, "group": 8, "residual": 16}, formula=0.09),
     Case("kivi", None, {"bits": 4, "group": 8, "residual": 16}, full=(None, {"residual": 128})),
     Case("mustafar", None, {"window": 8, "block": 16}, full=(None, {"k_sparsity": 0, "v_sparsity": 0, "window": 8, "block": 16})),
     Case("think", None, {"recent": 8, "window": 8}, full=(None, {"ratio": 0})),
@@ -53,7 +69,47 @@ CASES = [
     Case("h2o+kivi", "0.5", {"group": 8, "residual": 16}, formula=0.02),
     # each head flushes at its own length, and the formula knows their mean only
     Case("adakv+kivi", "0.5", {"window": 8, "bits": 4, "group": 8, "residual": 16}, formula=0.09),
+    # quantizers: at 8 bits the logits of the full cache but for rounding
+    Case("fp8", None, {"window": 8}, full=(None, {"scale": "token"}), bound=2.0),
+    Case("fp8", None, {"scale": "token", "form": "e5m2", "sinks": 2}, full=(None, {"scale": "token"}), bound=2.0),
+    Case("quarot", None, {"group": 8}, full=(None, {"bits": 8}), bound=0.1),
+    Case("turboquant", None, {"window": 8}, full=(None, {"k_bits": 8, "v_bits": 8}), bound=0.5),
+    Case("turboquant", None, {"product": True, "k_bits": 3, "sinks": 3}, full=(None, {"k_bits": 8, "v_bits": 8}), bound=0.5),
+    Case("rotatekv", None, {"group": 8, "passages": 2, "length": 40}, full=(None, {"bits": 8, "clip": 1, "group": 8, "passages": 2, "length": 40}), bound=0.1),
+    Case("kvquant", None, {"window": 8, "passages": 2, "length": 40}, full=(None, {"bits": 8, "outliers": 0.1, "passages": 8, "length": 64}), bound=0.5),
+    Case("bfp", None, {"block": 8, "passages": 2, "length": 40}, full=(None, {"bits": 8, "passages": 2, "length": 40}), bound=0.1),
+    Case("bfp", None, {"block": 8, "sort": "weights", "values": False, "sinks": 2}, full=(None, {"bits": 8, "sort": "weights"}), bound=0.1),
+    Case("cq", None, {"bits": 4, "window": 8, "passages": 2, "length": 40}, full=(None, {"bits": 4, "window": 128, "passages": 2, "length": 40})),
+    Case("resq", None, {"passages": 2, "length": 40}, full=(None, {"low": 8, "passages": 2, "length": 40}), bound=0.1),
+    Case("quantizedcache", None, {"group": 8, "residual": 4}, full=(None, {"bits": 8}), bound=0.1),
+    Case("quantizedcache", None, {"group": 8, "residual": 4, "axis_key": "channel"}, full=(None, {"bits": 8, "group": 8, "axis_key": "channel"}), bound=0.1),
+    # of a prompt in chunks only the last chunk's queries are probed
+    Case("zipcache", None, {"gap": 3}, full=(None, {"high": 8, "low": 8}), bound=0.1, chunked=False),
+    Case("mikv", None, full=(None, {"share": 1})),
+    Case("mikv", None, {"share": 0.3, "high": 8, "low": 3, "group": 8, "balance": False}, full=(None, {"low": 8}), bound=0.1),
+    Case("gear", None, {"group": 8, "gap": 8}, full=(None, {"bits": 8, "group": 8, "gap": 8}), bound=0.1),
+    Case("gear", None, {"group": 8, "gap": 16, "rank": 0, "later_rank": 0, "outliers": 0}, full=(None, {"bits": 8, "group": 8, "gap": 8}), bound=0.1),
+    Case("ostquant", None, {"steps": 3, "passages": 2, "length": 40}, full=(None, {"bits": 8, "steps": 3, "passages": 2, "length": 40}), bound=0.1),
+    Case("csr", None, {"window": 8, "terms": 3, "atoms": 32, "steps": 3, "passages": 2, "length": 40}, full=(None, {"terms": 16, "atoms": 40, "width": 16, "steps": 3, "passages": 2, "length": 40}), bound=0.1),
+    Case("csr", None, {"terms": 2, "atoms": 40, "width": 16, "sinks": 2, "steps": 0, "passages": 2, "length": 40}),
+    # how long a stream gets is up to the picture
+    Case("vcllm", None, {"codec": "h264", "window": 8, "chunk": 4}, full=(None, {"codec": "ffv1", "window": 8}), bound=0.2, formula=0.5),
+    Case("aquakv", None, {"buffer": 16, "passages": 2, "length": 40}, full=(None, {"buffer": 256, "passages": 2, "length": 40})),
+    # compositions over methods that drop at a prompt's end: what is left is coded, to the byte; in heads that keep different tokens too
+    Case("snapkv+rotatekv", "0.5", {"snapkv.window": 8, "group": 8, "sinks": 0, "passages": 2, "length": 40}),
+    Case("snapkv+resq", "0.5", {"snapkv.window": 8, "passages": 2, "length": 40}),
+    Case("snapkv+gear", "0.5", {"window": 8, "group": 8, "gap": 8}),
+    # a window of two lags: entries are judged before they are coded, so that no heads coded together part later
+    Case("lagkv+kvquant", "0.5", {"lag": 12, "lagkv.sinks": 4, "kvquant.sinks": 0, "window": 24, "passages": 2, "length": 40}),
     Case("kvmerger", "0.25", full=("1.0", {})),
+    Case("cam", "0.25", full=("1.0", {})),
+    Case("cam", "0.25", {"host": "h2o", "draw": False, "neighbours": 4}, full=("1.0", {"host": "h2o"})),
+    Case("d2o", "0.25", {"whole": 1, "whole_last": 0}, full=("1.0", {})),
+    Case("ems", "0.25", {"window": 4}, full=("1.0", {})),
+    Case("less", "0.25", {"passages": 2, "length": 16, "epochs": 1, "hidden": 8}, full=("1.0", {"passages": 2, "length": 16, "epochs": 1, "hidden": 8})),
+    Case("less", "0.25", {"host": "window", "rank": 3, "passages": 2, "length": 16, "epochs": 1, "hidden": 8}),
+    # how often a token comes again is up to the text: the formula says what it costs when none does
+    Case("mergear", None, {"alike": 0.3}, full=(None, {"alike": 1.1}), formula=0.4),
     Case("quest", None, {"page": 4, "dense": 1}, full=(None, {"share": 1})),
     Case("xkv", None, {"group": 2}, full=(None, {"key_rank": 1, "value_rank": 1})),
     Case("kvsharer", None, {"share": 0.34, "threshold": -1, "passages": 4, "length": 16}, full=(None, {"threshold": 1.05, "passages": 4, "length": 16})),
@@ -75,4 +131,15 @@ CASES = [
     # Qwen3's keys all have the same norm while its weights are random: a tie in every head, and one list of positions for all of them
     Case("graphkv", "0.25", {"window": 8, "base": "knorm"}, full=("1.0", {}), drops=True, formula=0.02),
     Case("kvcrush", "0.25", {"window": 8}, full=("1.0", {}), drops=True),
+    Case("kvcrush", "0.5", {"window": 8, "form": "blocks", "block": 4}, full=("1.0", {}), drops=True, formula=0.03),
+    # the layers above read fewer tokens, and of a prompt in chunks only the last chunk gets shorter
+    Case("fastkv", "0.25", {"depth": 0.34, "rate": 0.5}, full=("1.0", {}), chunked=False),
+    # what a layer drops no layer above computes, chunk or no chunk
+    Case("spatten", "0.5", {}, full=("1.0", {"heads": 1.0, "msb": 0}), chunked=False),
+    Case("spatten", "0.25", {"heads": 0.5, "values": 0.5, "msb": 0}, chunked=False),
+    Case("adore", "0.25", {"rebuild": 2, "passages": 4, "steps": 3}, full=("1.0", {"passages": 4, "steps": 3})),
+    Case("adore", "0.25", {"controller": "attention", "rebuild": 2}, full=("1.0", {})),
+    # whole windows, the last of which may be short; how long the suffix is, the classifier says
+    Case("windowkv", "0.5", {"size": 4, "group": 1, "beta": 2, "prompts": 16}, full=("1.0", {"prompts": 16}), drops=True, formula=0.04),
+    Case("windowkv", "0.5", {"size": 2, "group": 2, "strategy": "average"}, full=("1.0", {}), drops=True, formula=0.05),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from kvlab.attention import QUERY_BLOCK, Rules, attend, softmax_rows, visible
+from kvlab.bench.frame import BLOCK, figures, kvlab_tokens, one_round, plain_tokens, ratio
 from kvlab.budget import Budget
 from kvlab.column import Column
 from kvlab.method import Compose, Dropper, Method, knob
@@ -529,6 +531,67 @@ def test_a_recorder_notes_who_left_when_and_with_what_score(lm: LM) -> None:
     assert trace.attention.shape == (2, 3, 2, 41) and trace.attention.sum(-1) == pytest.approx(1, abs=2e-3)
     assert (trace.attention[1][trace.left_at <= 1] == 0).all() and trace.born.tolist() == [40, 41]
     assert trace.resident.tolist() == [3 * 2 * 10 * (2 * 16 * 4 + 4), 3 * 2 * 11 * (2 * 16 * 4 + 4)] and trace.peak >= trace.resident.max()
+
+
+# views of what changed
+
+
+def test_a_refreshed_view_shows_the_moment_it_was_asked_for_and_decodes_only_if_looked_at(lm: LM) -> None:
+    session = Session(lm, make("full"))
+    session.prefill(torch.arange(12)[None])
+    layer = session.cache.layers[0]
+    layer.store.code("k", 8, halves)
+    seen = Seen(noise(1, 4, 1, 16), torch.tensor([[11]]), layer.store.view(), Rules(1.0), Phase("decode"))
+    mask = torch.arange(12).expand(1, 2, -1) > 2
+    layer.keep(mask)
+    after = layer.refreshed(seen)
+    kept = layer.store.view()
+    layer.keep(mask[..., 3:] & (torch.arange(9) > 0))
+    assert callable(after.slots) and len(layer.store) == 8
+    assert torch.equal(after.view.k, kept.k) and after.pos()[0, 0].tolist() == list(range(3, 12)) and after.view is after.view
+    # with nothing to look at, nothing is decoded
+    assert callable(layer.refreshed(seen).slots) and layer.refreshed(layer.refreshed(seen)).view.k.shape[2] == 8
+
+
+def test_a_member_that_only_encodes_costs_no_second_decoding(lm: LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    whole = Store.view
+    monkeypatch.setattr(Store, "view", lambda store: calls.append(store) or whole(store))
+    session = Session(lm, make("snapkv+kivi", "16t", {"window": 8, "group": 8, "residual": 16}))
+    session.prefill(torch.arange(60)[None])
+    calls.clear()
+    session.decode(torch.tensor([1]))
+    assert len(calls) == lm.geometry.layers
+
+
+# what the frame costs
+
+
+def test_the_two_sides_of_the_benchmark_take_turns_and_write_the_same(lm: LM) -> None:
+    turns = []
+
+    def side(name: str, start: int) -> Iterator[int]:
+        for i in itertools.count(start):
+            turns.append(name)
+            yield i
+
+    for turn, first in enumerate(("AB", "BA")):
+        turns.clear()
+        seconds, written = one_round([side("A", 0), side("B", 100)], 2 * BLOCK + 3, turn, torch.device("cpu"))
+        assert "".join(name for name, _ in itertools.groupby(turns)) == {"AB": "ABABA", "BA": "BABAB"}[first]
+        assert written == [list(range(2 * BLOCK + 4)), list(range(100, 2 * BLOCK + 104))] and seconds.shape == (2, 2, 2) and (seconds[..., 0] > 0).all()
+    ids = torch.randint(0, 128, (1, 40), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        _, (theirs, ours) = one_round([plain_tokens(plain(lm), ids), kvlab_tokens(lm, ids)], 6, 0, torch.device("cpu"))
+    assert theirs == ours and len(ours) == 7
+
+
+def test_ratios_of_the_benchmark_by_hand() -> None:
+    assert ratio(np.array([2.0, 4, 3]), np.array([2.0, 2, 2])) == {"median": 1.5, "interval": [1.0, 2.0]}
+    seconds = np.array([[[1.0, 3.0], [1.0, 4.0]]] * 4)
+    found = figures(seconds)
+    assert found["ratio_total"] == {"median": 1.25, "interval": [1.25, 1.25]} and found["ratio_prefill"]["median"] == 1
+    assert found["median_s"] == {"transformers": {"prefill": 1.0, "decode": 3.0}, "kvlab": {"prefill": 1.0, "decode": 4.0}}
 
 
 # changed weights

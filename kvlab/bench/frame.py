@@ -1,14 +1,23 @@
-"""What the frame itself costs: `full` through kvlab against transformers' greedy decode with a DynamicCache, same weights, in turn."""
+"""What the frame itself costs: `full` through kvlab against transformers' greedy decode with a DynamicCache, the same weights, in turn.
+
+In a round both sides read the prompt in one call and write the same number of tokens. They take turns every `BLOCK` tokens, in the order
+A B B A, so that a neighbour on the machine meets both. Two clocks run: wall time, and the CPU time of this process, which leaves out the
+time the machine gave to others (though not what they do to its caches). A ratio is one round's; its interval is a bootstrap over rounds.
+"""
 
 from __future__ import annotations
 
+import argparse
 import copy
-import statistics
+import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from transformers import DynamicCache
 
 from kvlab.engine import versions
@@ -16,65 +25,97 @@ from kvlab.method import Method
 from kvlab.models import LM, load
 from kvlab.session import Session, timed
 
-
-@torch.no_grad()
-def plain_decode(model: Any, ids: torch.Tensor, new: int) -> tuple[float, float, list[int]]:
-    """Prefill seconds, decode seconds and tokens of a bare greedy loop over transformers' own cache."""
-    cache, start = DynamicCache(config=model.config), timed(ids.device)
-    logits = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
-    middle, out = timed(ids.device), []
-    for _ in range(new):
-        token = logits.argmax(-1)
-        out.append(int(token))
-        logits = model(input_ids=token[:, None], past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
-    return middle - start, timed(ids.device) - middle, out
+BLOCK = 16
+"""Tokens a side writes before the other has its turn."""
 
 
-@torch.no_grad()
-def kvlab_decode(lm: LM, ids: torch.Tensor, new: int) -> tuple[float, float, list[int]]:
+def plain_tokens(model: Any, ids: Tensor) -> Iterator[int]:
+    """Greedy tokens over transformers' own cache: the first comes with the prompt, each later one costs one call of the model."""
+    cache = DynamicCache(config=model.config)
+    while True:
+        token = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].argmax(-1)
+        yield int(token)
+        ids = token[:, None]
+
+
+def kvlab_tokens(lm: LM, ids: Tensor) -> Iterator[int]:
     """The same through a session with the full cache."""
-    session, start = Session(lm, Method()), timed(ids.device)
+    session = Session(lm, Method(), chunk=ids.shape[1])
     logits = session.prefill(ids)
-    middle, out = timed(ids.device), []
-    for _ in range(new):
+    while True:
         token = logits.argmax(-1)
-        out.append(int(token))
+        yield int(token)
         logits = session.decode(token)
-    return middle - start, timed(ids.device) - middle, out
 
 
-def bench(name: str, prompt: int, new: int, rounds: int) -> dict[str, Any]:
-    """Medians over `rounds`, the two in turn; the order within a round alternates."""
-    lm = load(name)
+def one_round(sides: list[Iterator[int]], new: int, turn: int, device: torch.device) -> tuple[np.ndarray, list[list[int]]]:
+    """Seconds [side, prompt or tokens, wall or CPU] and the tokens of each side. Odd turns begin with the second side."""
+    seconds, written = np.zeros((len(sides), 2, 2)), [[] for _ in sides]
+    for block, count in enumerate([1] + [min(BLOCK, new - start) for start in range(0, new, BLOCK)]):
+        order = range(len(sides)) if (turn + block) % 2 == 0 else reversed(range(len(sides)))
+        for side in order:
+            wall, cpu = timed(device), time.process_time()
+            written[side] += [next(sides[side]) for _ in range(count)]
+            seconds[side, min(block, 1)] += timed(device) - wall, time.process_time() - cpu
+    return seconds, written
+
+
+def ratio(ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+    """Median over rounds of ours / theirs, both [R], with the 95 % interval of that median by bootstrap over the rounds."""
+    each = ours / theirs
+    drawn = np.random.default_rng(0).choice(each, (10_000, len(each)))
+    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
+    return {"median": round(float(np.median(each)), 4), "interval": [round(float(low), 4), round(float(high), 4)]}
+
+
+def figures(seconds: np.ndarray) -> dict[str, Any]:
+    """Of one clock, seconds [R, side, prompt or tokens]: ratios of kvlab to transformers, and the medians behind them."""
+    theirs, ours = seconds[:, 0], seconds[:, 1]
+    median = np.median(seconds, axis=0).round(4).tolist()
+    return {
+        "ratio_total": ratio(ours.sum(1), theirs.sum(1)),
+        "ratio_prefill": ratio(ours[:, 0], theirs[:, 0]),
+        "ratio_decode": ratio(ours[:, 1], theirs[:, 1]),
+        "median_s": {side: {"prefill": pair[0], "decode": pair[1]} for side, pair in zip(("transformers", "kvlab"), median, strict=True)},
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("--model", default="bundled")
+    parser.add_argument("--prompt", type=int, default=1024, help="prompt tokens")
+    parser.add_argument("--new", type=int, default=128, help="tokens written")
+    parser.add_argument("--rounds", type=int, default=9)
+
+
+@torch.no_grad()
+def bench(args: argparse.Namespace) -> dict[str, Any]:
+    """Both sides over `args.rounds` rounds, after one that warms up."""
+    lm, before = load(args.model), os.getloadavg()
     config = copy.deepcopy(lm.model.config)
     config._attn_implementation = "sdpa"
     plain = type(lm.model)(config).to(lm.device, lm.model.dtype).eval()
-    plain.load_state_dict(lm.model.state_dict())
-    ids = torch.randint(0, lm.model.config.vocab_size, (1, prompt), generator=torch.Generator().manual_seed(0)).to(lm.device)
-    sides = {"transformers": lambda: plain_decode(plain, ids, new), "kvlab": lambda: kvlab_decode(lm, ids, new)}
-    times: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
-    tokens = {}
-    for turn in range(rounds + 1):
-        for side in sorted(sides, reverse=bool(turn % 2)):
-            prefill, decode, tokens[side] = sides[side]()
-            if turn:  # the first round warms up
-                times[side].append((prefill, decode))
-    if tokens["kvlab"] != tokens["transformers"]:
+    plain.load_state_dict(lm.model.state_dict(), assign=True)  # the same tensors: one copy of the weights in the machine's caches
+    ids = torch.randint(0, lm.model.config.vocab_size, (1, args.prompt), generator=torch.Generator().manual_seed(0)).to(lm.device)
+    taken, same = [], True
+    for turn in range(args.rounds + 1):
+        seconds, (theirs, ours) = one_round([plain_tokens(plain, ids), kvlab_tokens(lm, ids)], args.new, turn, lm.device)
+        taken.append(seconds)
+        same &= theirs == ours
+    if not same:
         print("kvlab: the two wrote different tokens, so the times do not compare", file=sys.stderr)
-    median = {side: {"prefill_s": statistics.median(t[0] for t in ts), "decode_s": statistics.median(t[1] for t in ts)} for side, ts in times.items()}
-    pairs = zip(times["kvlab"], times["transformers"], strict=True)
+    wall, cpu = np.moveaxis(np.stack(taken[1:]), -1, 0)
     return {
-        "what": "full cache through kvlab against transformers with DynamicCache, greedy",
-        "ratio_total": sum(median["kvlab"].values()) / sum(median["transformers"].values()),
-        "ratio_decode": median["kvlab"]["decode_s"] / median["transformers"]["decode_s"],
-        "ratio_median_of_pairs": statistics.median(sum(a) / sum(b) for a, b in pairs),
-        "same_tokens": tokens["kvlab"] == tokens["transformers"],
-        "median": median,
+        "what": "full cache through kvlab against transformers with DynamicCache, greedy; ratios are kvlab / transformers",
+        "wall": figures(wall),
+        "cpu": figures(cpu),
+        "same_tokens": same,
         "setting": {
-            "model": name, "prompt": prompt, "new": new, "rounds": rounds,
+            "model": args.model, "prompt": args.prompt, "new": args.new, "rounds": args.rounds, "block": BLOCK,
             "device": str(lm.device), "dtype": lm.dtype, "threads": torch.get_num_threads(),
         },
+        "machine": {"cores": os.cpu_count(), "load_before": before, "load_after": os.getloadavg()},
         "versions": versions(),
         "when": time.strftime("%Y-%m-%d", time.gmtime()),
-        "command": f"python -m kvlab bench frame --model {name} --prompt {prompt} --new {new} --rounds {rounds}",
-    }
+        "command": f"python -m kvlab bench frame --model {args.model} --prompt {args.prompt} --new {args.new} --rounds {args.rounds}",
+    }  # fmt: skip

@@ -26,6 +26,7 @@ SECOND = {
     "copy": 0.04, "facts": 0.15, "documents": 0.03, "needle": 0.10, "list": 0.13, "chain": 0.09, "ruler": 0.19, "multi": 0.08,
     "uuids": 0.03, "variables": 0.05, "frequent": 0.02, "common": 0.02, "passkey": 0.04, "natural": 0.05,
 }  # fmt: skip
+NARROW = SECOND | {"list": 0.22, "facts": 0.20, "ruler": 0.24, "copy": 0.02, "natural": 0.04, "common": 0.01, "frequent": 0.01, "needle": 0.07, "chain": 0.06}
 
 
 @dataclass
@@ -131,6 +132,7 @@ class Rows:
         """`tokens` // `length` rows of the forms in `mix`, each with its share."""
         rng = random.Random(f"batch-{self.seed}-{step}")
         chosen = rng.choices(list(mix), list(mix.values()), k=max(1, tokens // length))
-        rows = [self.row(rng, form, length, words) for form in chosen]
+        few = lambda: ruler.narrow(rng, words) if mix is NARROW and rng.random() < 0.6 else words  # noqa: E731
+        rows = [self.row(rng, form, length, few()) for form in chosen]
         ids, weights, positions = (torch.tensor(part) for part in zip(*rows, strict=True))
         return Batch(ids, weights, positions, chosen)

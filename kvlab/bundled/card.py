@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from kvlab.bundled import natural
+from kvlab.bundled import natural, ruler
+from kvlab.bundled.words import TRAIN
 
 TEXT = """# The bundled model
 
@@ -30,16 +31,24 @@ in an answer prefix that repeats the key ("... Answer: The code of the green fal
 - {run}
 - Random seed 0 everywhere; a batch depends only on the seed and the step. {versions}
 - Data: only text that may be shipped: a seeded generator (`kvlab/bundled/forms.py`: facts, needles in
-  sentences, noise and docstrings, key-value lists, variable chains, RULER's needles, copies) and the
-  docstrings of Python's standard library ({train_chars:,} characters; {held_chars:,} characters of other
-  files are held out).
-- Loss: all tokens (half of those outside answers, drawn at random), answer tokens weighted 16 times,
-  copies 4 times. Muon (0.012) for matrices, AdamW (0.003) for the rest, linear decay over the last 40 %.
-- Rows of 128 to 1,024 tokens. Seven rows in ten have jumps in their positions, up to 8,192, so that long
+  sentences, noise and docstrings, key-value lists, variable chains, RULER's needles, copies; in the second
+  part also `kvlab/bundled/ruler.py`: several keys or values at once, uuids, variable tracking, frequent and
+  common words, pass keys, documents) and the docstrings of Python's standard library ({train_chars:,}
+  characters; {held_chars:,} characters of other files are held out).
+- Key words: in the second part the training lists together with {wide:,} words of the training docstrings,
+  invented words and blends of two words; the held-out words are in none of them.
+- Loss: all tokens (half of those outside answers, drawn at random), answer tokens weighted 16 times, long
+  answers 4 times. Muon for matrices (0.012, second part 0.007), AdamW for the rest (0.003, second part
+  0.0018), linear decay over the last 40 % of each part.
+- Rows of 128 to 1,024 tokens (second part 256 to 1,024). Seven rows in ten have jumps in their positions, up to 8,192, so that long
   contexts and gaps in the positions are not new to the model.
 - Numbers are cut into groups of three digits, each group one token, with or without a space before it.
 
 ![loss](loss.svg)
+
+The second part:
+
+![loss of the second part](loss-second.svg)
 
 ## Accuracy with the full cache
 
@@ -50,7 +59,7 @@ take most of the room: contexts there have 25 to 100 tokens.
 
 {table}
 {notes}
-{train_table}
+{train_table}{tasks}
 Held-out docstrings: perplexity {ppl:.1f} per token ({bpc:.2f} bits per character) over {ppl_tokens:,} tokens
 at up to {ppl_length} tokens of context.
 
@@ -128,6 +137,19 @@ def _heads(heads: dict) -> str:
     )
 
 
+def _tasks(path: Path) -> str:
+    """The tasks of `kvlab/tasks` with the full cache, a task a row and a length a column."""
+    if not path.exists():
+        return ""
+    found = json.loads(path.read_text())
+    lengths = sorted({row["length"] for row in found["rows"]})
+    cells = {(row["task"], row["length"]): f"{row['mean']:.2f} ({row['low']:.2f} to {row['high']:.2f}; {row['n']})" for row in found["rows"]}
+    lines = [f"\nThe tasks of kvlab with the full cache (`{found['command']}`): mean score, its 95 % interval and the number of questions.\n"]
+    lines += ["| task | " + " | ".join(f"{n:,}" for n in lengths) + " |", "|---" * (len(lengths) + 1) + "|"]
+    lines += [f"| `{task}` | " + " | ".join(cells.get((task, n), "") for n in lengths) + " |" for task in dict.fromkeys(r["task"] for r in found["rows"])]
+    return "\n".join(lines) + "\n\n"
+
+
 def _log(path: Path) -> list[dict]:
     entries = {e["step"]: e for e in map(json.loads, path.read_text().splitlines())}  # the last of repeated steps
     return [entries[s] for s in sorted(entries)]
@@ -137,7 +159,8 @@ def main(argv: list[str]) -> int:
     """Writes README.md and loss.svg into the model folder."""
     parser = argparse.ArgumentParser(prog="kvlab card", description=__doc__)
     parser.add_argument("--model", default="data/model")
-    parser.add_argument("--log", default=".runs/bundled/log.jsonl")
+    parser.add_argument("--log", type=Path, help="log of the first part; without it the picture stays as it is")
+    parser.add_argument("--second-log", type=Path, default=Path(".runs/second/log.jsonl"))
     parser.add_argument("--command", default="python -m kvlab train")
     parser.add_argument("--run", default="", help="a sentence on the run: tokens, hours, machine")
     parser.add_argument("--notes", default="", help="which aims were reached and which not")
@@ -147,7 +170,9 @@ def main(argv: list[str]) -> int:
     cfg, result, heads = (json.loads((model / n).read_text()) for n in ("config.json", "accuracy.json", "heads.json"))
     weights = (model / "model.safetensors").stat().st_size
     seen = result.get("training_words")
-    (model / "loss.svg").write_text(loss_svg(_log(Path(args.log))))
+    for log, name in ((args.log, "loss.svg"), (args.second_log, "loss-second.svg")):
+        if log:
+            (model / name).write_text(loss_svg(_log(log)))
     text = TEXT.format(
         parameters=weights / 2e6, layers=cfg["num_hidden_layers"], hidden=cfg["hidden_size"], megabytes=weights / 1e6,
         command=args.command.replace("\\n", "\n    "), run=args.run, notes=args.notes, cannot=args.cannot,
@@ -157,6 +182,7 @@ def main(argv: list[str]) -> int:
         bpc=result["natural"]["bits_per_character"], ppl_tokens=result["natural"]["tokens"],
         ppl_length=result["natural"]["length"],
         train_table=f"\nThe same with key words of the training part (seeds still unseen):\n\n{table(seen)}" if seen else "",
+        wide=len(set(ruler.wide().nouns) - set(TRAIN.nouns)), tasks=_tasks(model / "tasks.json"),
     )
     (model / "README.md").write_text(text)
     return 0

@@ -32,6 +32,14 @@ def wide() -> Words:
     )  # fmt: skip
 
 
+def narrow(rng: random.Random, words: Words) -> Words:
+    """A few words of each list, so that the keys of a document share their parts and are easily confused."""
+    few = lambda listed, least, most: tuple(rng.sample(listed, rng.randint(least, most)))  # noqa: E731
+    return replace(
+        words, adjectives=few(words.adjectives, 5, 25), nouns=few(words.nouns, 8, 40), names=few(words.names, 8, 25), pseudo_share=0.0, blend_share=0.0
+    )
+
+
 def uuid(rng: random.Random) -> str:
     """Thirty-two hex digits in five groups."""
     text = f"{rng.getrandbits(128):032x}"

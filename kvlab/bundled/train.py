@@ -150,7 +150,7 @@ def train(args, model, tokens) -> None:
 def _plan(args, step: int, progress: float) -> tuple[int, dict[str, float], Words]:
     """Row length, shares of the forms, and words of a step."""
     if args.second:
-        return batches.second_length(args.seed, step), batches.SECOND, ruler.wide()
+        return batches.second_length(args.seed, step), batches.NARROW if step >= args.narrow_from else batches.SECOND, ruler.wide()
     words = BLENDED if step >= args.blend_from else TRAIN
     return args.length or batches.length_for(args.seed, step, progress), batches.EARLY if progress < 0.35 else batches.LATE, words
 
@@ -174,6 +174,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--length", type=int, default=0, help="fixed row length instead of the curriculum")
     parser.add_argument("--blend-from", type=int, default=1466, help="step from which key words are blended")
     parser.add_argument("--second", type=Path, metavar="MODEL", help="the second part: go on from this model folder with all forms and wide words")
+    parser.add_argument("--narrow-from", type=int, default=2400, help="step of the second part from which most documents use few words")
     parser.add_argument("--hidden", type=int, default=192)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--inner", type=int, default=384)

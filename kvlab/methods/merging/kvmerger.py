@@ -15,11 +15,11 @@ from torch import Tensor
 
 from kvlab.cache import LayerKV
 from kvlab.geometry import Geometry
+from kvlab.merge import add, takers, write
 from kvlab.method import Dropper, knob
 from kvlab.phase import Schedule
 from kvlab.seen import Seen
 from kvlab.select import keep_top, protect
-from kvlab.store import Store
 
 
 class Plan(NamedTuple):
@@ -55,18 +55,8 @@ def plan(keys: Tensor, linked: Tensor, votes: Tensor) -> Plan:
 
 def merged(x: Tensor, made: Plan) -> Tensor:
     """Weighted means of `x` [B, H, T, D], each in the slot of its pivot; slots that left hold what they held."""
-    index = made.pivot[..., None].expand_as(x)
-    means = torch.zeros_like(x, dtype=torch.float32).scatter_add(2, index, x.float() * made.weight[..., None])
-    slot = torch.arange(x.shape[2], device=x.device)
-    return torch.where((made.pivot == slot)[..., None], means.to(x.dtype), x)
-
-
-def write(store: Store, name: str, values: Tensor) -> None:
-    """Put the raw slots among `values` [B, H, T, D] into column `name`."""
-    raw, coded = store.raw_lens(name), store.lens() - store.raw_lens(name)
-    index = coded[..., None] + torch.arange(int(raw.max()), device=values.device)
-    index = index.clamp(max=values.shape[2] - 1)[..., None].expand(-1, -1, -1, values.shape[-1])
-    store.replace_raw(name, values.gather(2, index))
+    slot = torch.arange(x.shape[2], device=x.device).expand_as(made.pivot)
+    return torch.where((made.pivot == slot)[..., None], add(x, slot, made.pivot, made.weight).to(x.dtype), x)
 
 
 @dataclass(frozen=True)
@@ -110,9 +100,7 @@ class KVMerger(Dropper):
         """Slots [B, H, T] that join their right neighbour: the most similar pairs, as many as slots are over the budget."""
         store, valid, count = layer.store, seen.valid(), layer.target(self.budget)
         free = valid & ~self._protected(seen, layer.tokens(), count, votes)
-        slot = torch.arange(free.shape[2], device=free.device)
-        coded = store.lens() - torch.minimum(store.raw_lens("k"), store.raw_lens("v"))
-        free = free & (slot >= coded[..., None])  # entries that another member encoded stay
+        free = free & takers(store)  # entries that another member encoded stay
         joins = free & torch.cat([free[..., 1:], torch.zeros_like(free[..., :1])], dim=-1)
         alike = similarity(seen.view.k)
         surplus = (valid.sum(-1) - count[:, None]).clamp(min=0)

@@ -98,7 +98,8 @@ class Paged(Store):
         slots = slots.clamp(max=held.k.shape[2] - 1)
         pos = torch.where(real, spread(held.pos.expand(-1, lens.shape[1], -1)).gather(2, slots), -1)
         k, v = (_gather(x, slots) for x in held[:2])
-        return View(k, v, pos, bool((pos < 0).any()), self._touched(slots, real))
+        bias = None if held.bias is None else spread(held.bias).gather(2, slots)
+        return View(k, v, pos, bool((pos < 0).any()), self._touched(slots, real), bias)
 
     def _touched(self, slots: Tensor, real: Tensor) -> int:
         """Bytes read: all page bounds, and of the rest the share of slots that some query head of a KV head looks at."""
