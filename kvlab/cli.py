@@ -1,4 +1,4 @@
-"""The command line: run one prompt, list the methods, train the bundled model, measure.
+"""The command line: run one prompt, sweep, keep runs, list the methods, train the bundled model, measure.
 
 Every error a user can cause is one sentence on standard error and exit status 2.
 """
@@ -6,6 +6,7 @@ Every error a user can cause is one sentence on standard error and exit status 2
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -14,15 +15,22 @@ from typing import Any
 from kvlab.method import AXES
 from kvlab.registry import describe, make, registry
 
+OWN = {
+    "sweep": ("kvlab.sweep.command", "measure methods x budgets x tasks; goes on where it stopped"),
+    "runs": ("kvlab.keep", "list, tag, delete, export and import stored runs"),
+    "bench": ("kvlab.bench", "measure; figures go to data/benchmarks"),
+    "train": ("kvlab.bundled.train", "make the bundled model"),
+    "profile": ("kvlab.profile", "what each attention head of a model is for; made once and kept"),
+}
+"""Commands that read their own arguments with a `main(argv)`: loaded only when they are asked for."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
     try:
-        if argv[:1] == ["train"]:
-            from kvlab.bundled.train import main as train
-
-            return train(argv[1:])
+        if argv and argv[0] in OWN:
+            return importlib.import_module(OWN[argv[0]][0]).main(argv[1:])
         args = parser().parse_args(argv)
         return args.command(args)
     except ValueError as error:
@@ -34,26 +42,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """All commands but `train`, which reads its own."""
+    """All commands; those of `OWN` by name only."""
     top = argparse.ArgumentParser(prog="python -m kvlab", description="Run, see and measure KV-cache compression.")
-    commands = top.add_subparsers(required=True, metavar="run | methods | bench | presets | train")
+    commands = top.add_subparsers(required=True, metavar=" | ".join(["run", "methods", "presets", *OWN]))
     _run_parser(commands.add_parser("run", help="run a prompt under a method and print one JSON object"))
     methods = commands.add_parser("methods", help="list every method")
     methods.add_argument("--json", action="store_true", help="everything known of each, as JSON")
     methods.add_argument("--table", action="store_true", help="the table of the README")
     methods.set_defaults(command=_methods)
-    bench = commands.add_parser("bench", help="measure; figures go to data/benchmarks")
-    bench.add_argument("what", choices=["frame"])
-    bench.add_argument("--model", default="bundled")
-    bench.add_argument("--prompt", type=int, default=1024, help="prompt tokens")
-    bench.add_argument("--new", type=int, default=128, help="tokens written")
-    bench.add_argument("--rounds", type=int, default=9)
-    bench.add_argument("--out", type=Path, help="also write the figures to this JSON file")
-    bench.set_defaults(command=_bench)
     stored = commands.add_parser("presets", help="run every bundled prompt and store the runs that ship in data/runs")
     stored.add_argument("--out", type=Path, default=Path("data/runs"))
     stored.set_defaults(command=_presets)
-    commands.add_parser("train", help="make the bundled model (python -m kvlab train --help)")
+    for name, (_, says) in OWN.items():
+        commands.add_parser(name, help=f"{says} (python -m kvlab {name} --help)")
     return top
 
 
@@ -169,14 +170,3 @@ def table(found: list[dict[str, Any]]) -> str:
     rows = ["| method | what it does | acts at | paper | source |", "|---|---|---|---|---|"]
     rows += [f"| `{m['name']}` {m['title']} | {AXES[m['axis']]} | {m['phases']} | {m['paper']} ({m['year']}) | {source[m['source']]} |" for m in found]
     return "\n".join(rows)
-
-
-def _bench(args: argparse.Namespace) -> int:
-    from kvlab.bench.frame import bench
-
-    figures = bench(args.model, args.prompt, args.new, args.rounds)
-    print(json.dumps(figures, indent=1))
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(figures, indent=1) + "\n")
-    return 0

@@ -109,12 +109,12 @@ def test_own_prompt_under_two_methods_then_look_inside(page, server):
 
 @pytest.mark.parametrize("scheme", ["light"], indirect=True)
 def test_cancel_keeps_a_part_and_a_reload_finds_the_job(page, server, tmp_path):
-    model = save_tiny(tmp_path, template=False, layers=24, end=False)  # small but deep, with random weights: slow, and never ends by itself
+    model = save_tiny(tmp_path, template=False, layers=96, end=False)  # small but very deep, with random weights: slow, and never ends by itself
     opened(page, server)
     box = page.get_by_role("combobox", name="Model")
     box.fill(str(model))
     box.press("Enter")
-    page.get_by_text("24 layers").wait_for()
+    page.get_by_text("96 layers, ").wait_for()
     write(page, TEXT, QUESTION)
     choose(page, "SnapKV")
     new_tokens(page, 1024)

@@ -21,10 +21,11 @@ from torch import Tensor
 from kvlab.bench._llama import whole_model
 from kvlab.codecs.affine import ChannelGroups, TokenGroups
 from kvlab.codecs.bitmap import Bitmap, largest
-from kvlab.codecs.float8 import Float8
+from kvlab.codecs.each import Each
 from kvlab.engine import versions
 from kvlab.kernels import reference
 from kvlab.kernels.segments import Segment
+from kvlab.methods.quantization.fp8 import Float8
 from kvlab.rows import Raw, Rows, storage_bytes
 
 HEADS, GROUP, SIZE = 8, 4, 128
@@ -38,12 +39,13 @@ REPLAYS = 30
 def makers() -> dict[str, Callable[[Tensor], tuple[Rows, Rows]]]:
     """How keys and values are held, by name: rows [N, D] -> both."""
     affine = lambda bits, tokens, channels: lambda x: (TokenGroups.of(x, bits, tokens), ChannelGroups.of(x, bits, channels))  # noqa: E731
+    fp8 = lambda x: Each.of(x, torch.tensor([[len(x)]], device=x.device), Float8("e4m3", "token"), x.dtype)  # noqa: E731
     sparse = lambda x: Bitmap.of(x, largest(x, 39))  # noqa: E731
     return {
         "fp16": lambda x: (Raw(x), Raw(x)),
         "fp16, uneven heads": lambda x: (Raw(x), Raw(x)),
         "fp16, a quarter of the pages": lambda x: (Raw(x), Raw(x)),
-        "fp8": lambda x: (Float8.of(x), Float8.of(x)),
+        "fp8": lambda x: (fp8(x), fp8(x)),
         "int8": affine(8, 128, SIZE),
         "int4": affine(4, 128, SIZE),
         "int2": affine(2, 128, SIZE),
@@ -61,7 +63,14 @@ def long(rows: Rows, count: int) -> Rows:
         need = count * len(x) // total
         return x.repeat(-(-need // len(x)), 1)[:need].clone()
 
-    return replace(rows, **{name: extend(x) for name, x in vars(rows).items() if isinstance(x, Tensor)})
+    return each_tensor(rows, extend)
+
+
+def each_tensor(rows: Rows, change: Callable[[Tensor], Tensor]) -> Rows:
+    """`rows` with all tensors changed."""
+    if isinstance(rows, Each):
+        return replace(rows, held=tuple(change(x) for x in rows.held))
+    return replace(rows, **{name: change(x) for name, x in vars(rows).items() if isinstance(x, Tensor)})
 
 
 def segment(name: str, tokens: int, batch: int, device: str) -> Segment:
@@ -92,7 +101,7 @@ def bytes_read(segment: Segment) -> int:
 def part(rows: Rows, start: int, stop: int) -> Rows:
     """Rows start..stop-1; both lie on borders of groups."""
     total = len(rows.tensors()[0])
-    return replace(rows, **{name: x[start * len(x) // total : stop * len(x) // total] for name, x in vars(rows).items() if isinstance(x, Tensor)})
+    return each_tensor(rows, lambda x: x[start * len(x) // total : stop * len(x) // total])
 
 
 def error(q: Tensor, out: Tensor, segment: Segment) -> float:
