@@ -64,7 +64,7 @@ def default_folder() -> Path:
 
 
 class RunStore:
-    """Runs of one folder (default `KVLAB_HOME`/runs), and read-only those shipped in `data/runs`."""
+    """Runs of one folder (default `KVLAB_HOME`/runs), and read-only those shipped: in `data/runs`, and behind the points of `data/sweeps`."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or default_folder()
@@ -102,10 +102,17 @@ class RunStore:
                 continue
         raise ValueError(f"The run {run} is incomplete: its trace is missing. Delete it and run it again.")
 
+    def holds(self, run: str) -> bool:
+        """Whether a run of this id is here."""
+        return self._found(run) is not None
+
+    def _found(self, run: str) -> Path | None:
+        homes = (self.folder, self.shipped, *sorted((DATA / "sweeps").glob("*/runs")))
+        return next((home / run for home in homes if (home / checked(run) / "manifest.json").exists()), None)
+
     def _place(self, run: str) -> Path:
-        for place in (self.folder / checked(run), self.shipped / run):
-            if (place / "manifest.json").exists():
-                return place
+        if place := self._found(run):
+            return place
         raise ValueError(f"The run {run} is not stored here. It may have been made on another machine, or deleted.")
 
     def list(self, tag: str | None = None) -> list[dict[str, Any]]:

@@ -30,6 +30,9 @@ class Case:
     chunked: bool = True
 
 
+SHORT: dict[str, Any] = {"passages": 2, "length": 40}
+"""Calibration that is over at once."""
+
 CASES = [
     Case("full", full=(None, {}), drops=True),
     Case("snapkv", "0.25", {"window": 8}, full=("1.0", {}), drops=True, nests=True),
@@ -75,12 +78,12 @@ CASES = [
     Case("quarot", None, {"group": 8}, full=(None, {"bits": 8}), bound=0.1),
     Case("turboquant", None, {"window": 8}, full=(None, {"k_bits": 8, "v_bits": 8}), bound=0.5),
     Case("turboquant", None, {"product": True, "k_bits": 3, "sinks": 3}, full=(None, {"k_bits": 8, "v_bits": 8}), bound=0.5),
-    Case("rotatekv", None, {"group": 8, "passages": 2, "length": 40}, full=(None, {"bits": 8, "clip": 1, "group": 8, "passages": 2, "length": 40}), bound=0.1),
-    Case("kvquant", None, {"window": 8, "passages": 2, "length": 40}, full=(None, {"bits": 8, "outliers": 0.1, "passages": 8, "length": 64}), bound=0.5),
-    Case("bfp", None, {"block": 8, "passages": 2, "length": 40}, full=(None, {"bits": 8, "passages": 2, "length": 40}), bound=0.1),
+    Case("rotatekv", None, {"group": 8, **SHORT}, full=(None, {"bits": 8, "clip": 1, "group": 8, **SHORT}), bound=0.1),
+    Case("kvquant", None, {"window": 8, **SHORT}, full=(None, {"bits": 8, "outliers": 0.1, "passages": 8, "length": 64}), bound=0.5),
+    Case("bfp", None, {"block": 8, **SHORT}, full=(None, {"bits": 8, **SHORT}), bound=0.1),
     Case("bfp", None, {"block": 8, "sort": "weights", "values": False, "sinks": 2}, full=(None, {"bits": 8, "sort": "weights"}), bound=0.1),
-    Case("cq", None, {"bits": 4, "window": 8, "passages": 2, "length": 40}, full=(None, {"bits": 4, "window": 128, "passages": 2, "length": 40})),
-    Case("resq", None, {"passages": 2, "length": 40}, full=(None, {"low": 8, "passages": 2, "length": 40}), bound=0.1),
+    Case("cq", None, {"bits": 4, "window": 8, **SHORT}, full=(None, {"bits": 4, "window": 128, **SHORT})),
+    Case("resq", None, {**SHORT}, full=(None, {"low": 8, **SHORT}), bound=0.1),
     Case("quantizedcache", None, {"group": 8, "residual": 4}, full=(None, {"bits": 8}), bound=0.1),
     Case("quantizedcache", None, {"group": 8, "residual": 4, "axis_key": "channel"}, full=(None, {"bits": 8, "group": 8, "axis_key": "channel"}), bound=0.1),
     # of a prompt in chunks only the last chunk's queries are probed
@@ -89,18 +92,17 @@ CASES = [
     Case("mikv", None, {"share": 0.3, "high": 8, "low": 3, "group": 8, "balance": False}, full=(None, {"low": 8}), bound=0.1),
     Case("gear", None, {"group": 8, "gap": 8}, full=(None, {"bits": 8, "group": 8, "gap": 8}), bound=0.1),
     Case("gear", None, {"group": 8, "gap": 16, "rank": 0, "later_rank": 0, "outliers": 0}, full=(None, {"bits": 8, "group": 8, "gap": 8}), bound=0.1),
-    Case("ostquant", None, {"steps": 3, "passages": 2, "length": 40}, full=(None, {"bits": 8, "steps": 3, "passages": 2, "length": 40}), bound=0.1),
-    Case("csr", None, {"window": 8, "terms": 3, "atoms": 32, "steps": 3, "passages": 2, "length": 40}, full=(None, {"terms": 16, "atoms": 40, "width": 16, "steps": 3, "passages": 2, "length": 40}), bound=0.1),
-    Case("csr", None, {"terms": 2, "atoms": 40, "width": 16, "sinks": 2, "steps": 0, "passages": 2, "length": 40}),
+    Case("ostquant", None, {"steps": 3, **SHORT}, full=(None, {"bits": 8, "steps": 3, **SHORT}), bound=0.1),
+    Case("csr", None, {"window": 8, "terms": 3, "atoms": 32, "steps": 3, **SHORT}, full=(None, {"terms": 16, "atoms": 40, "width": 16, **SHORT}), bound=0.1),
+    Case("csr", None, {"terms": 2, "atoms": 40, "width": 16, "sinks": 2, "steps": 0, **SHORT}),
     # how long a stream gets is up to the picture
     Case("vcllm", None, {"codec": "h264", "window": 8, "chunk": 4}, full=(None, {"codec": "ffv1", "window": 8}), bound=0.2, formula=0.5),
-    Case("aquakv", None, {"buffer": 16, "passages": 2, "length": 40}, full=(None, {"buffer": 256, "passages": 2, "length": 40})),
+    Case("aquakv", None, {"buffer": 16, **SHORT}, full=(None, {"buffer": 256, **SHORT})),
     # compositions over methods that drop at a prompt's end: what is left is coded, to the byte; in heads that keep different tokens too
-    Case("snapkv+rotatekv", "0.5", {"snapkv.window": 8, "group": 8, "sinks": 0, "passages": 2, "length": 40}),
-    Case("snapkv+resq", "0.5", {"snapkv.window": 8, "passages": 2, "length": 40}),
+    Case("snapkv+rotatekv", "0.5", {"snapkv.window": 8, "group": 8, "sinks": 0, **SHORT}),
+    Case("snapkv+resq", "0.5", {"snapkv.window": 8, **SHORT}),
     Case("snapkv+gear", "0.5", {"window": 8, "group": 8, "gap": 8}),
-    # a window of two lags: entries are judged before they are coded, so that no heads coded together part later
-    Case("lagkv+kvquant", "0.5", {"lag": 12, "lagkv.sinks": 4, "kvquant.sinks": 0, "window": 24, "passages": 2, "length": 40}),
+    Case("lagkv+turboquant", "0.5", {"lag": 12, "lagkv.sinks": 4, "turboquant.sinks": 0}),
     Case("kvmerger", "0.25", full=("1.0", {})),
     Case("cam", "0.25", full=("1.0", {})),
     Case("cam", "0.25", {"host": "h2o", "draw": False, "neighbours": 4}, full=("1.0", {"host": "h2o"})),

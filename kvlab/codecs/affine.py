@@ -15,9 +15,9 @@ from torch import Tensor
 from kvlab.codecs.pack import pack, unpack
 
 
-def quantize(x: Tensor, dim: int, bits: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Groups lie along `dim`: codes (uint8, shape of `x`), and scale and low in 16 bits, with size 1 along `dim`."""
-    held = x.dtype if x.element_size() == 2 else torch.float16
+def quantize(x: Tensor, dim: int, bits: int, held: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Groups lie along `dim`: codes (uint8, shape of `x`), and scale and low in 16 bits (`held`, or as `x` says), with size 1 along `dim`."""
+    held = held or (x.dtype if x.element_size() == 2 else torch.float16)
     x, levels = x.float(), 2**bits - 1
     low, high = x.aminmax(dim=dim, keepdim=True)
     scale = ((high - low) / levels).to(held)

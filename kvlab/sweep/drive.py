@@ -66,7 +66,7 @@ class Sweep:
 
     def has_run(self, run: str) -> bool:
         """Whether a run is stored already."""
-        return any((folder / run / "manifest.json").exists() for folder in (self.store.folder, self.store.shipped))
+        return self.store.holds(run)
 
     def save(self, measured: Measured) -> Measured:
         """Put an item into the store: its run first, so that no row points to nothing."""
