@@ -1,0 +1,49 @@
+"""Decode attention that reads a cache as it is held: packed codes, eight-bit floats, bitmaps, uneven heads, pages. Triton, on CUDA.
+
+Each unit, one (batch row, KV head), is cut into slices that run side by side; every slice leaves its sums, and a second kernel merges
+them. The query heads of a KV head share a tile, so a code is unpacked once for all of them. `reference` is the same in plain torch, `ahead`
+compiles for a device that is not there. Nothing here imports Triton until a kernel is wanted: a CPU needs none.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from kvlab.kernels.segments import segments
+from kvlab.store import Store
+
+if TYPE_CHECKING:
+    from kvlab.attention import Rules
+
+
+def wanted(q: Tensor) -> bool:
+    """Whether queries [B, Hq, t, D] are worth asking `decode` for: one for each head, in 16 bits, on CUDA, with Triton there."""
+    return q.is_cuda and q.shape[2] == 1 and q.dtype in (torch.float16, torch.bfloat16) and _installed()
+
+
+@functools.cache
+def _installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def decode(q: Tensor, store: Store, rules: Rules) -> Tensor | None:
+    """Attention of one query over all slots of `store`, q [B, Hq, 1, D] -> the same shape. None where the kernels do not fit: torch takes over.
+
+    What fits follows from how the store holds its slots and from what the model asks for, never from the method.
+    """
+    plain = rules.softcap is None and rules.sinks is None and (rules.window is None or len(store) <= rules.window)
+    if not plain or store.padded or "bias" in store.columns or type(store).view is not Store.view:
+        return None
+    found = segments(store)
+    if found is None:
+        return None
+    from kvlab.kernels.launch import attend
+
+    b, hq, _, d = q.shape
+    units = len(found[0].lens)
+    return attend(q.reshape(units, b * hq // units, d), found, rules.scaling).view(b, hq, 1, d)
