@@ -29,6 +29,7 @@ page = st.navigation(
     [
         st.Page("pages/run.py", title="Run", default=True),
         st.Page("pages/inside.py", title="Look inside", url_path="inside"),
+        st.Page("pages/tradeoffs.py", title="Trade-offs", url_path="tradeoffs"),
     ],
     position="top",
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from html import escape
@@ -11,13 +10,17 @@ from typing import Any
 import plotly.graph_objects as go
 
 from kvlab.registry import registry
-from kvlab.ui.marks import SHAPES, marker
+from kvlab.ui.marks import marker, shape
 from kvlab.ui.palette import AXIS_TOKEN, colour, plotly_template
 
 SERIF = "Source Serif, Georgia, serif"
 SANS = "Source Sans, sans-serif"
-SYMBOL = {"square": "square", "cross": "cross", "hexagon": "hexagon", "pentagon": "pentagon", "diamond": "diamond", "down": "triangle-down",
-          "circle": "circle", "up": "triangle-up"}  # fmt: skip
+SYMBOL = {
+    "square": "square", "cross": "cross", "hexagon": "hexagon", "pentagon": "pentagon", "diamond": "diamond", "down": "triangle-down", "circle": "circle",
+    "up": "triangle-up", "left": "triangle-left", "right": "triangle-right", "star": "star", "star4": "star-diamond", "star6": "hexagram",
+    "octagon": "octagon", "hourglass": "hourglass", "bowtie": "bowtie", "saltire": "x", "tall": "diamond-tall", "wide": "diamond-wide",
+    "northeast": "triangle-ne", "southeast": "triangle-se", "southwest": "triangle-sw", "northwest": "triangle-nw", "star3": "star-triangle-up",
+}  # fmt: skip
 """Shape of `kvlab.ui.marks` -> Plotly's name for it."""
 FADED = 0.45
 """Opacity of what is dominated."""
@@ -43,7 +46,7 @@ def look(method: str, axis: str, scheme: str) -> Look:
         mark = marker(method)
         return Look(SYMBOL[mark["shape"]], colour(mark["fill"], scheme), colour(mark["edge"], scheme))
     hue = colour(AXIS_TOKEN.get(axis, "small"), scheme)
-    return Look(SYMBOL[SHAPES[hashlib.sha256(method.encode()).digest()[0] % len(SHAPES)]], hue, hue)
+    return Look(SYMBOL[shape(method)], hue, hue)
 
 
 def faded(hue: str, scheme: str, share: float = FADED) -> str:

@@ -11,6 +11,8 @@ from kvlab.plots.points import AXES, PANEL, check, comparable, panel, pareto, sh
 from kvlab.plots.scales import interval, is_share, score
 
 MEASURES = {"ppl": "Perplexity", "perplexity": "Perplexity", "kl": "KL divergence from the full cache, nats", "top1": "Same next token as the full cache, %"}
+FEWER = 0.995
+"""Of the full cache's bytes: what takes less than this share counts as smaller."""
 BYTES = {"resident": "of the bytes held", "share": "of the bytes held", "peak": "of the peak bytes", "read_per_step": "of the bytes read"}
 
 
@@ -36,17 +38,27 @@ def finding(table: pd.DataFrame, x: str = "resident") -> str:
     rows = table[comparable(table) & (table["axis"] != "reference")]
     if reference.empty or rows.empty:
         return f"{measure(table).split(' of ')[0].split(',')[0]} against measured bytes"
+    full = reference["x"].iloc[0]
+    held = kept(table)
+    if held.empty:
+        smaller = (rows["x"] / full < FEWER).any()
+        return "No setting below the full cache keeps its score within the interval" if smaller else "No setting takes fewer bytes than the full cache"
+    first = held.iloc[0]
+    return f"{percent(first['x'] / full)} {BYTES[x]}, no loss that {int(first['n'])} prompts can show: {first['title']}"
+
+
+def kept(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows, by rising bytes `x`, that take fewer bytes than the full cache and whose score the intervals do not tell from its score."""
+    reference = table[table["axis"] == "reference"]
+    rows = table[comparable(table) & (table["axis"] != "reference")]
+    if reference.empty or rows.empty:
+        return rows.head(0)
     full = reference.iloc[0]
-    rows = rows.assign(part=rows["x"] / full["x"])
-    smaller = rows[rows["part"] < 0.995]
+    smaller = rows[rows["x"] / full["x"] < FEWER]
     higher = full["better"] == "higher"
     near = smaller["high"] >= full["mean"] if higher else smaller["low"] <= full["mean"]
     inside = smaller["mean"] >= full["low"] if higher else smaller["mean"] <= full["high"]
-    held = smaller[near & inside]
-    if held.empty:
-        return "No setting below the full cache keeps its score within the interval" if len(smaller) else "No setting takes fewer bytes than the full cache"
-    first = held.sort_values("part").iloc[0]
-    return f"{percent(first['part'])} {BYTES[x]}, no loss that {int(first['n'])} prompts can show: {first['title']}"
+    return smaller[near & inside].sort_values("x", kind="stable")
 
 
 def alt(points: pd.DataFrame, x: str = "resident") -> str:

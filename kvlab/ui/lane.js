@@ -15,23 +15,12 @@ function svg(parent, tag, attrs, text) {
   return node;
 }
 
-const polygon = (n, r, turn) => Array.from({ length: n }, (_, i) => {
-  const a = turn + (2 * Math.PI * i) / n;
-  return `${(8 + r * Math.cos(a)).toFixed(2)},${(8 + r * Math.sin(a)).toFixed(2)}`;
-}).join(" ");
-
-function marker(parent, { shape, fill, edge }) {
+function marker(parent, { outline, fill, edge }) {
   const box = svg(parent, "svg", { width: 16, height: 16, viewBox: "0 0 16 16", "aria-hidden": "true" });
-  const both = fill !== edge;
+  const both = fill !== edge, r = both ? 5.5 : 6.5;
   const paint = { fill: `var(--${fill})`, stroke: both ? `var(--${edge})` : "none", "stroke-width": both ? 3 : 0, "stroke-linejoin": "round" };
-  const up = -Math.PI / 2, r = both ? 5.5 : 6.5;
-  if (shape === "circle") svg(box, "circle", { cx: 8, cy: 8, r: r - 0.7, ...paint });
-  else if (shape === "square") svg(box, "rect", { x: 8 - r + 1, y: 8 - r + 1, width: 2 * r - 2, height: 2 * r - 2, ...paint });
-  else if (shape === "cross") svg(box, "path", { d: "M6 2h4v4h4v4h-4v4h-4v-4h-4v-4h4z", ...paint });
-  else {
-    const sides = { diamond: [4, up], down: [3, -up], up: [3, up], hexagon: [6, 0], pentagon: [5, up] }[shape];
-    svg(box, "polygon", { points: polygon(sides[0], r + 0.6, sides[1]), ...paint });
-  }
+  if (!outline) svg(box, "circle", { cx: 8, cy: 8, r: r - 0.7, ...paint });
+  else svg(box, "polygon", { points: outline, transform: `translate(8 8) scale(${r + 0.6})`, "vector-effect": "non-scaling-stroke", ...paint });
 }
 
 function sign(parent, state) {
