@@ -46,6 +46,7 @@ QUESTIONS = (" The code of the barn is", " The code of the shed is", " The heron
 ASKED = Sample(CONTEXT, QUESTIONS, (("4137",), ("9025",), ("red",)), "contains_all", 6)
 TEXT = Sample(CONTEXT, continuation=" The code of the barn is 4137, and nobody saw it.")
 TIMES = ("prefill_s", "decode_s", "seconds", "created", "command", "prefill_tokens")
+ROUNDING = 1e-6  # nats: another process may have another number of threads, which add in another order
 
 
 def case_id(case: Case) -> str:
@@ -356,7 +357,7 @@ def test_a_sweep_that_was_killed_goes_on_with_nothing_lost_or_repeated(hub: Path
     assert main(call) == 0
     after = {(r["item"], r["question"]): r for r in samples.rows(store)}
     assert all(after[key] == row for key, row in before.items()), "what was done was not done again"
-    pd.testing.assert_frame_equal(table(tmp_path / "out"), table(undisturbed / "out"))
+    pd.testing.assert_frame_equal(table(tmp_path / "out"), table(undisturbed / "out"), atol=ROUNDING)
     assert {said["id"] for said in RunStore(store).list()} == {said["id"] for said in RunStore(undisturbed / "runs").list()}
 
 
@@ -421,7 +422,7 @@ def test_two_workers_of_ray_measure_the_same(hub: Path, undisturbed: Path, tmp_p
         assert main([*options(hub, tmp_path / "runs", tmp_path / "out"), "--engine", "ray"]) == 0
     finally:
         ray.shutdown()
-    pd.testing.assert_frame_equal(table(tmp_path / "out"), table(undisturbed / "out"))
+    pd.testing.assert_frame_equal(table(tmp_path / "out"), table(undisturbed / "out"), atol=ROUNDING)
     assert {said["id"] for said in RunStore(tmp_path / "runs").list()} == {said["id"] for said in RunStore(undisturbed / "runs").list()}
 
 

@@ -29,7 +29,7 @@ in an answer prefix that repeats the key ("... Answer: The code of the green fal
     {command}
 
 - {run}
-- Random seed 0 everywhere; a batch depends only on the seed and the step. {versions}
+- Random seed 0 (second part 1); a batch depends only on the seed and the step. {versions}
 - Data: only text that may be shipped: a seeded generator (`kvlab/bundled/forms.py`: facts, needles in
   sentences, noise and docstrings, key-value lists, variable chains, RULER's needles, copies; in the second
   part also `kvlab/bundled/ruler.py`: several keys or values at once, uuids, variable tracking, frequent and

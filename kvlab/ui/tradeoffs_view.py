@@ -156,7 +156,7 @@ def one_budget(samples: pd.DataFrame) -> pd.DataFrame:
     if len(budgets) > 1:
         words = {budget: amount(budget) for budget in budgets}
         if st.session_state.get(BUDGET) not in budgets:
-            st.session_state[BUDGET] = budgets[0]
+            st.session_state[BUDGET] = budgets[len(budgets) // 2]  # one at which methods differ
         kept = st.selectbox("Kept", budgets, key=BUDGET, format_func=lambda budget: words[budget], width=160)
         samples = samples[samples["budget"].isna() | (samples["budget"] == kept)]
     return samples
