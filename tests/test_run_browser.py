@@ -86,6 +86,7 @@ def test_own_prompt_under_two_methods_then_look_inside(page, server):
     assert lanes(page, "planned").count() == 3
     run(page)
     page.locator("article.done >> nth=2").wait_for(timeout=PATIENCE)
+    page.wait_for_function("location.search.includes('run=')")  # the finished runs are in the address: nothing more is to come
     settled(page)
     for lane in lanes(page, "done").all():
         assert 1 <= lane.locator(".text > span").count() <= 6  # a model that has answered stops
