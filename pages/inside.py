@@ -6,18 +6,15 @@ import json
 from typing import Any
 
 import streamlit as st
-from streamlit.runtime.pages_manager import PagesManager
 
 from kvlab.runs import RunStore, StoredRun
 from kvlab.ui.component import inside
 from kvlab.ui.finding import Finding, finding
+from kvlab.ui.framed import framed
 from kvlab.ui.head import title_block
 from kvlab.ui.inside import View, block, entries_csv, first_difference, head_table, payload, show, token_table, tops
 
-if "framed" not in st.session_state:
-    # a link straight to this page on a fresh server: Streamlit takes pages/ for an app of the old kind until app.py has spoken once
-    PagesManager.uses_pages_directory = False
-    st.rerun()
+framed()
 
 SOURCES = {"mixed": "partly reconstructed from its paper", "recon": "reconstructed from its paper"}
 

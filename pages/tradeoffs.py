@@ -6,7 +6,6 @@ from typing import Any
 
 import pandas as pd
 import streamlit as st
-from streamlit.runtime.pages_manager import PagesManager
 
 from kvlab.plots.points import AXES, shown
 from kvlab.plots.words import alt as alt_of
@@ -16,13 +15,11 @@ from kvlab.ui import intake, point_card, provenance, sweeps
 from kvlab.ui import tradeoffs_view as view
 from kvlab.ui.choice import Choice
 from kvlab.ui.form import problem
+from kvlab.ui.framed import framed
 from kvlab.ui.head import title_block
 from kvlab.ui.sweeps import Swept
 
-if "framed" not in st.session_state:
-    # a link straight to this page on a fresh server: Streamlit takes pages/ for an app of the old kind until app.py has spoken once
-    PagesManager.uses_pages_directory = False
-    st.rerun()
+framed()
 
 KEEP: dict[str, Any] = {"persist_state": "session"}
 LOOK = (("Read along the stepped front. Where a bar overlaps the grey band, count the ", False), ("paired questions", True),
