@@ -14,8 +14,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 CHROME = os.environ.get("KVLAB_CHROMIUM", "/usr/bin/chromium")
 FLAGS = [
@@ -81,6 +84,38 @@ def scheme(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+class Wire:
+    """Listens to a page's WebSocket: what was asked last is answered when a script that began after it has come to its end."""
+
+    def __init__(self, page: Any) -> None:
+        self.answered, self.begun, self.part = False, False, False
+        page.on("websocket", self.listen)
+
+    def listen(self, socket: Any) -> None:
+        socket.on("framesent", self.sent)
+        socket.on("framereceived", self.received)
+
+    def sent(self, payload: bytes | str) -> None:
+        message = BackMsg.FromString(payload) if isinstance(payload, bytes) else BackMsg()
+        if message.WhichOneof("type") == "rerun_script" and not message.rerun_script.is_auto_rerun:  # timers ask all the time
+            self.answered, self.begun, self.part = False, False, bool(message.rerun_script.fragment_id)
+
+    def received(self, payload: bytes | str) -> None:
+        message = ForwardMsg.FromString(payload) if isinstance(payload, bytes) else ForwardMsg()
+        kind = message.WhichOneof("type")
+        if kind == "new_session":
+            self.begun = True
+        elif kind == "script_finished" and (self.part or message.script_finished == ForwardMsg.FINISHED_SUCCESSFULLY):
+            self.answered |= self.begun
+
+
+WIRES: WeakKeyDictionary[Any, Wire] = WeakKeyDictionary()
+
+
+def listen(page: Any) -> None:
+    WIRES[page] = Wire(page)
+
+
 @pytest.fixture
 def page(browser: Any, scheme: str) -> Iterator[Any]:
     """A page of 1440 x 960 in the scheme. Any request that leaves the machine and any script error fails the test."""
@@ -94,6 +129,7 @@ def page(browser: Any, scheme: str) -> Iterator[Any]:
         return route.abort()
 
     context.route("**/*", guard)
+    context.on("page", listen)
     opened = context.new_page()
     opened.set_default_timeout(WAIT)
     opened.on("pageerror", lambda error: errors.append(str(error)))
@@ -103,8 +139,11 @@ def page(browser: Any, scheme: str) -> Iterator[Any]:
 
 
 def settled(page: Any, ms: int = 150) -> None:
-    """Wait until the server has nothing more to say to this page. First wait for a text of the page: this alone can come too early."""
+    """Wait until the server has answered everything this page asked of it; pictures that a component draws may still need a `wait_for` of their own."""
     page.wait_for_timeout(ms)
+    end = time.monotonic() + 20  # a page whose timers keep it busy may end its answer early for one of them, and never say so
+    while not WIRES[page].answered and time.monotonic() < end:
+        page.wait_for_timeout(50)
     page.wait_for_selector("[data-testid='stApp'][data-test-connection-state='CONNECTED']", state="attached")
     page.wait_for_selector("[data-testid='stApp'][data-test-script-state='notRunning']", state="attached")
     assert page.locator("[data-testid='stException']").count() == 0

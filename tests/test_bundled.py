@@ -1,16 +1,21 @@
 """Tests of the bundled model: its text, tokenizer, training and the shipped weights."""
 
 import json
+import random
 import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from kvlab.bundled import batches, evaluate, forms, natural, train, words
+from kvlab.bundled import batches, evaluate, forms, natural, ruler, taskrows, train, words
+from kvlab.tasks.base import Sample
+from kvlab.tasks.words import KEYS, NAMES
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "data" / "model"
+RETRIEVED = {"infinite_kv", "scbench_kv", "ruler_niah_multikey_3", "longgen_copy", "scbench_prefix_suffix", "ruler_qa_2", "ruler_niah_multiquery", "ruler_vt"}
+"""Tasks whose answers stand in the context word for word."""
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +62,25 @@ def test_held_out_words_are_absent_from_training_text():
     samples = [forms.make(f, s, 200) for f in forms.FORMS for s in range(40)]
     texts = [s.context + "".join(s.questions) for s in samples] + list(natural.documents(False))
     assert not any(held & set(re.findall(r"\w+", t.lower())) for t in texts)
+
+
+@pytest.mark.parametrize("name", batches.TASKS)
+def test_rows_of_a_task_hold_no_word_of_the_tasks_and_all_their_answers(shipped, name):
+    _, tokens = shipped
+    kept = {word.lower() for word in (*KEYS.adjectives, *KEYS.nouns, *KEYS.names, *KEYS.cities, *NAMES)}
+    count = lambda text: len(tokens(text, add_special_tokens=False).input_ids)  # noqa: E731
+    for seed in range(2):
+        context, asked = taskrows.pieces(name, random.Random(seed), 800, ruler.wide(), count)
+        text = "".join(context)
+        assert not kept & set(re.findall(r"[^\W_]+", (text + "".join(q + t for q, t in asked)).lower()))
+        if name in RETRIEVED:
+            assert all(part in text for _, target in asked for part in re.findall(r"[\w-]+", re.sub("Answer_.*?is", "", target)))
+
+
+def test_the_order_of_answers_that_nothing_tells_is_the_order_of_the_text():
+    sample = Sample("b then a then c", ("?",), (("a", "b", "c"),))
+    assert taskrows.target("ruler_cwe", sample, "?", ("a", "b", "c")) == " b, a, c."
+    assert taskrows.target("ruler_vt", sample, "?", ("a", "b", "c")) == " a, b, c."
 
 
 def test_natural_parts_share_no_file():

@@ -24,7 +24,7 @@ HOSTILE = (
 
 
 def opened(page: Any, address: str) -> Any:
-    page.goto(address)
+    page.goto(address + "/run")
     page.get_by_role("heading", name="Run", exact=True).wait_for()
     settled(page)
     return page
@@ -146,7 +146,7 @@ def test_a_hostile_prompt_stays_text(page, server):
     assert page.evaluate("window.bad") is None
     assert page.locator("[data-testid='stApp'] img[src*='evil'], [data-testid='stApp'] .katex").count() == 0
     write(page, "one\x00two")
-    assert page.locator(".kv-problem").count() == 1 or page.get_by_role("textbox", name="Text", exact=True).input_value() != "one\x00two"
+    page.get_by_text("NUL character at place 4").first.wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light"], indirect=True)

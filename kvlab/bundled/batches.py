@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
-from kvlab.bundled import forms, natural, ruler
+from kvlab.bundled import forms, natural, ruler, taskrows
 from kvlab.bundled.words import TRAIN, Words
+from kvlab.tasks.base import TooLong
 
 ANSWER_WEIGHT = 16.0
+CONTEXT_WEIGHT = 0.3  # of a task's context: mostly random digits that nothing foretells
 COPY_WEIGHT = 4.0  # a smaller weight keeps long answers from drowning the rest
 LONG = {"copy", "uuids", "passkey", "common"}  # forms with long answers
 MANY = {"facts", "documents", "list", "chain"}  # forms that hold as many questions as are asked for
@@ -27,6 +29,16 @@ SECOND = {
     "uuids": 0.03, "variables": 0.05, "frequent": 0.02, "common": 0.02, "passkey": 0.04, "natural": 0.05,
 }  # fmt: skip
 NARROW = SECOND | {"list": 0.22, "facts": 0.20, "ruler": 0.24, "copy": 0.02, "natural": 0.04, "common": 0.01, "frequent": 0.01, "needle": 0.07, "chain": 0.06}
+TASKS = {
+    "infinite_kv": 6, "scbench_kv": 6, "ruler_niah_multikey_3": 5, "infinite_math_find": 4, "scbench_mf": 4, "infinite_code_run": 4, "longgen_copy": 3,
+    "longgen_add": 3, "scbench_prefix_suffix": 3, "scbench_many_shot": 4, "scbench_mix": 3, "scbench_vt": 4, "ruler_qa_2": 5, "ruler_niah_multiquery": 5,
+    "ruler_niah_multivalue": 4, "ruler_cwe": 3, "ruler_fwe": 2, "infinite_number": 2, "ruler_vt": 1,
+}  # fmt: skip
+LONG_TASKS = ("infinite_kv", "scbench_kv", "ruler_niah_multikey_3", "longgen", "scbench_prefix", "ruler_cwe")
+THIRD = {
+    "task": 0.62, "list": 0.07, "facts": 0.08, "needle": 0.04, "chain": 0.05, "ruler": 0.05, "documents": 0.02, "multi": 0.02, "passkey": 0.01,
+    "copy": 0.01, "natural": 0.03,
+}  # fmt: skip
 
 
 @dataclass
@@ -95,6 +107,8 @@ class Rows:
             text = rng.choice(self.natural)
             start = rng.randrange(max(1, len(text) - 3 * length))
             return [(text[start : start + 6 * length], 1.0)]
+        if form == "task":
+            return self._task(rng, length, words)
         questions = rng.randint(2, max(3, min(12, length // 32))) if form in MANY else rng.randint(1, 4)
         short = rng.random() < 0.7
         # a form that asks less than it is told to must not get the room of questions that never come: its answers would be cut off
@@ -110,12 +124,23 @@ class Rows:
             pieces += [(question, 1.0), (target, COPY_WEIGHT if form in LONG else ANSWER_WEIGHT)]
         return pieces
 
+    def _task(self, rng: random.Random, length: int, words: Words) -> list[tuple[str, float]]:
+        """A sample of one of the tasks that fits; a few tokens are left for words that are longer than those they replace."""
+        while True:
+            name = rng.choices(list(TASKS), list(TASKS.values()))[0]
+            try:
+                context, asked = taskrows.pieces(name, rng, length - length // 24, words, self.count)
+            except TooLong:
+                continue
+            weight = COPY_WEIGHT if name.startswith(LONG_TASKS) else ANSWER_WEIGHT
+            return [(piece, CONTEXT_WEIGHT) for piece in context] + [part for q, t in asked for part in ((q, 1.0), (t, weight))]
+
     def row(self, rng: random.Random, form: str, length: int, words: Words = TRAIN):
         """ids, weights and positions, each a list of `length`."""
         ids, weights, cuts = [self.tokenizer.bos_token_id], [0.0], []
         for text, weight in self._document(rng, form, length, words):
             new = self.encode(text)
-            if weight == 1.0 and len(ids) > 1:
+            if weight <= 1.0 and len(ids) > 1:
                 cuts.append(len(ids))
             ids += new
             weights += [weight] * len(new)

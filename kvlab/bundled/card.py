@@ -1,14 +1,16 @@
-"""Writes the model card and the loss curve from the log, the accuracy tables and the head scores."""
+"""Writes the model card and the loss curves: `python -m kvlab.bundled.card`, from notes.yaml (the hand-written parts), logs, accuracy tables and head scores."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import platform
+import textwrap
 from pathlib import Path
 
 import torch
 import transformers
+import yaml
 
 from kvlab.bundled import natural, ruler
 from kvlab.bundled.words import TRAIN
@@ -26,21 +28,22 @@ in an answer prefix that repeats the key ("... Answer: The code of the green fal
 
 ## How it was made
 
-    {command}
+{commands}
 
-- {run}
-- Random seed 0 (second part 1); a batch depends only on the seed and the step. {versions}
+{runs}
+- Random seed 0 (second part 1, third 2); a batch depends only on the seed and the step. {versions}
 - Data: only text that may be shipped: a seeded generator (`kvlab/bundled/forms.py`: facts, needles in
   sentences, noise and docstrings, key-value lists, variable chains, RULER's needles, copies; in the second
   part also `kvlab/bundled/ruler.py`: several keys or values at once, uuids, variable tracking, frequent and
-  common words, pass keys, documents) and the docstrings of Python's standard library ({train_chars:,}
+  common words, pass keys, documents, and in the third `kvlab/bundled/taskrows.py`: samples of the tasks
+  themselves, from other seeds and with their words replaced) and the docstrings of Python's standard library ({train_chars:,}
   characters; {held_chars:,} characters of other files are held out).
-- Key words: in the second part the training lists together with {wide:,} words of the training docstrings,
+- Key words: from the second part on the training lists together with {wide:,} words of the training docstrings,
   invented words and blends of two words; the held-out words are in none of them.
 - Loss: all tokens (half of those outside answers, drawn at random), answer tokens weighted 16 times, long
-  answers 4 times. Muon for matrices (0.012, second part 0.007), AdamW for the rest (0.003, second part
-  0.0018), linear decay over the last 40 % of each part.
-- Rows of 128 to 1,024 tokens (second part 256 to 1,024). Seven rows in ten have jumps in their positions, up to 8,192, so that long
+  answers 4 times, contexts of tasks 0.3 times. Muon for matrices (0.012, later parts 0.007), AdamW for the rest
+  (0.003, later parts 0.0018), linear decay over the last 40 % of each part.
+- Rows of 128 to 1,024 tokens (256 to 1,024 from the second part on). Seven rows in ten have jumps in their positions, up to 8,192, so that long
   contexts and gaps in the positions are not new to the model.
 - Numbers are cut into groups of three digits, each group one token, with or without a space before it.
 
@@ -50,6 +53,10 @@ The second part:
 
 ![loss of the second part](loss-second.svg)
 
+The third part:
+
+![loss of the third part](loss-third.svg)
+
 ## Accuracy with the full cache
 
 Whole answers exactly right, greedy, on unseen seeds and on key words that appear in no training text
@@ -58,7 +65,7 @@ where the word lists were used up long before the length asked for was reached. 
 take most of the room: contexts there have 25 to 100 tokens.
 
 {table}
-{notes}
+{aims}
 {train_table}{tasks}
 Held-out docstrings: perplexity {ppl:.1f} per token ({bpc:.2f} bits per character) over {ppl_tokens:,} tokens
 at up to {ppl_length} tokens of context.
@@ -159,23 +166,21 @@ def main(argv: list[str]) -> int:
     """Writes README.md and loss.svg into the model folder."""
     parser = argparse.ArgumentParser(prog="kvlab card", description=__doc__)
     parser.add_argument("--model", default="data/model")
-    parser.add_argument("--log", type=Path, help="log of the first part; without it the picture stays as it is")
-    parser.add_argument("--second-log", type=Path, default=Path(".runs/second/log.jsonl"))
-    parser.add_argument("--command", default="python -m kvlab train")
-    parser.add_argument("--run", default="", help="a sentence on the run: tokens, hours, machine")
-    parser.add_argument("--notes", default="", help="which aims were reached and which not")
-    parser.add_argument("--cannot", default="")
+    parser.add_argument("--log", type=Path, help="log.jsonl of the first part; without it its picture stays as it is")
+    parser.add_argument("--second-log", type=Path)
+    parser.add_argument("--third-log", type=Path)
     args = parser.parse_args(argv)
     model = Path(args.model)
     cfg, result, heads = (json.loads((model / n).read_text()) for n in ("config.json", "accuracy.json", "heads.json"))
     weights = (model / "model.safetensors").stat().st_size
     seen = result.get("training_words")
-    for log, name in ((args.log, "loss.svg"), (args.second_log, "loss-second.svg")):
+    said = yaml.safe_load((model / "notes.yaml").read_text())
+    for log, name in ((args.log, "loss.svg"), (args.second_log, "loss-second.svg"), (args.third_log, "loss-third.svg")):
         if log:
             (model / name).write_text(loss_svg(_log(log)))
     text = TEXT.format(
         parameters=weights / 2e6, layers=cfg["num_hidden_layers"], hidden=cfg["hidden_size"], megabytes=weights / 1e6,
-        command=args.command.replace("\\n", "\n    "), run=args.run, notes=args.notes, cannot=args.cannot,
+        commands=textwrap.indent(said["commands"].strip(), "    "), runs=said["runs"].strip(), aims=said["aims"], cannot=said["cannot"].strip(),
         versions=f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}.",
         train_chars=sum(map(len, natural.documents(False))), held_chars=sum(map(len, natural.documents(True))),
         table=table(result), heads=_heads(heads), ppl=result["natural"]["perplexity"],

@@ -149,6 +149,8 @@ def train(args, model, tokens) -> None:
 
 def _plan(args, step: int, progress: float) -> tuple[int, dict[str, float], Words]:
     """Row length, shares of the forms, and words of a step."""
+    if args.third:
+        return batches.second_length(args.seed + 1, step), batches.THIRD, ruler.wide()
     if args.second:
         return batches.second_length(args.seed, step), batches.NARROW if step >= args.narrow_from else batches.SECOND, ruler.wide()
     words = BLENDED if step >= args.blend_from else TRAIN
@@ -174,6 +176,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--length", type=int, default=0, help="fixed row length instead of the curriculum")
     parser.add_argument("--blend-from", type=int, default=1466, help="step from which key words are blended")
     parser.add_argument("--second", type=Path, metavar="MODEL", help="the second part: go on from this model folder with all forms and wide words")
+    parser.add_argument("--third", type=Path, metavar="MODEL", help="the third part: go on from this model folder with samples of the tasks in the mix")
     parser.add_argument("--narrow-from", type=int, default=2400, help="step of the second part from which most documents use few words")
     parser.add_argument("--hidden", type=int, default=192)
     parser.add_argument("--layers", type=int, default=6)
@@ -186,9 +189,9 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     run = Path(args.run)
-    if args.second:
-        model = Qwen3ForCausalLM.from_pretrained(args.second, dtype=torch.float32).train()
-        train(args, model, AutoTokenizer.from_pretrained(args.second))
+    if begun := args.second or args.third:
+        model = Qwen3ForCausalLM.from_pretrained(begun, dtype=torch.float32).train()
+        train(args, model, AutoTokenizer.from_pretrained(begun))
         return 0
     if not (run / "tokenizer").exists():
         tokenizer.build(args.seed).save_pretrained(run / "tokenizer")
