@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from kvlab import tasks
 from kvlab.bundled import words as bundled
+from kvlab.sweep.answers import Answers
 from kvlab.tasks import base, essay, words
 from kvlab.tasks.metrics import METRICS
 from kvlab.tasks.suites import infinitebench, needle, ruler_niah, ruler_words
@@ -57,7 +58,7 @@ def written(sample: base.Sample, references: tuple[str, ...]) -> str:
 
 VERSIONS = {
     "passkey64": "1 43cd0af4", "infinite_passkey": "1 be61df3d", "infinite_number": "1 2f299341", "infinite_kv": "1 13fcb0ad",
-    "infinite_math_find": "1 50a3f56f", "infinite_code_run": "1 db235792", "longgen_copy": "1 46edfaf3", "longgen_add": "1 9d7819fe",
+    "infinite_math_find": "1 50a3f56f", "infinite_code_run": "1 db235792", "longgen_copy": "2 8878c4cd", "longgen_add": "2 265c626d",
     "niah": "1 c0649a76", "recall": "1 c978ed23", "kvlist": "1 08049aa0", "chain": "1 f6c8b043", "ruler_niah_single_1": "1 cd09a538",
     "ruler_niah_single_2": "1 83320fdc", "ruler_niah_single_3": "1 53c593fb", "ruler_niah_multikey_1": "1 8652a8b6",
     "ruler_niah_multikey_2": "1 e528e1bd", "ruler_niah_multikey_3": "1 dddd1e54", "ruler_niah_multivalue": "1 e6b275fa",
@@ -297,6 +298,13 @@ def test_long_answers():
         assert list(golds) == [str(i) for i in range(4, 4 + int(dict(sample.about)["questions"]))]
         for i, number in golds.items():
             assert int(number) == sum(map(int, re.findall(r"\d+", questions[i])))
+
+
+def test_a_line_end_does_not_end_an_answer_of_several_lines(request):
+    lm = request.getfixturevalue("bundled")  # the name is a module's here
+    made = {name: Answers(lm, tasks.find(name).samples(1, 300, 0, tokens)[0], "requests", False, 512).ends for name in ("longgen_copy", "niah")}
+    line = lm.encode("\n", special=False)[0]
+    assert line in made["niah"] and made["longgen_copy"] == made["niah"] - {line} and lm.tokenizer.eos_token_id in made["longgen_copy"]
 
 
 def test_scored_text_goes_on_where_the_context_ends():

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--budgets", default="0.5,0.25,0.125,0.0625")
     parser.add_argument("--tasks", default="niah")
-    parser.add_argument("--length", type=int, default=2048, help="tokens of a sample")
+    parser.add_argument("--length", type=int, default=4096, help="tokens of a sample")
     parser.add_argument("--samples", type=int, default=1)
 
 

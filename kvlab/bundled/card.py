@@ -1,4 +1,4 @@
-"""Writes the model card and the loss curves: `python -m kvlab.bundled.card`, from notes.yaml (the hand-written parts), logs, accuracy tables and head scores."""
+"""Writes the model card and the loss curves: `python -m kvlab.bundled.card`, from notes.yaml (hand-written parts), logs, accuracy tables and head scores."""
 
 from __future__ import annotations
 

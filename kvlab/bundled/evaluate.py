@@ -115,7 +115,7 @@ def perplexity(model, tokens, length: int = 1024, documents: int = 20) -> dict:
 
 
 def main(argv: list[str]) -> int:
-    """Entry point: writes accuracy.json beside the model; with --train-words a second table of the same file."""
+    """Entry point: writes accuracy.json beside the model, lengths measured before are kept; with --train-words a second table of the same file."""
     parser = argparse.ArgumentParser(prog="kvlab evaluate-bundled", description=__doc__)
     parser.add_argument("--model", default="data/model")
     parser.add_argument("--out", default="data/model/accuracy.json")
@@ -130,7 +130,8 @@ def main(argv: list[str]) -> int:
     words = TRAIN if args.train_words else HELD_OUT
     out = Path(args.out)
     whole = json.loads(out.read_text()) if out.exists() else {}
-    rows: list[dict] = []
+    before = whole.get("training_words", {}) if args.train_words else whole
+    rows = [row for row in before.get("rows", ()) if row["length"] not in args.lengths]  # of other calls for the same model
     whole |= {"training_words": {"rows": rows}} if args.train_words else {"rows": rows, "natural": perplexity(model, tokens)}
     start = time.monotonic()
     for size in args.lengths:

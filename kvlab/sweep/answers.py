@@ -30,6 +30,8 @@ class Answers:
         self.prompts = {e.prompt: Prompt(lm, list(e.prompt), chunk, share) for e in self.exchanges if e.fresh}
         ends = lm.model.generation_config.eos_token_id
         self.ends = set(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        if sample.lines:
+            self.ends -= {end for end in self.ends if "\n" in lm.decode([end])}
         self._references: list[tuple[Moment, Tensor]] = []
 
     def sizes(self) -> tuple[int, int]:

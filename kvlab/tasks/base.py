@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 Tokens = Callable[[str], int]  # number of tokens of a text, without special tokens
 SPECIAL = 2  # tokens left free for those a tokenizer puts around a text
@@ -24,6 +24,7 @@ class Sample:
     metric: str = "contains_all"  # a name in kvlab.tasks.metrics.METRICS: (answer, references) -> float in [0, 1]
     max_new_tokens: int = 32  # per question
     continuation: str = ""  # set instead of questions: scored teacher-forced (perplexity, KL, top-1 agreement)
+    lines: bool = field(default=False, repr=False)  # an answer has several lines: a line's end that a model ends its answers with ends a line only
     about: tuple[tuple[str, float | str], ...] = ()  # such as (("depth", 0.5),)
 
     def size(self, tokens: Tokens) -> int:

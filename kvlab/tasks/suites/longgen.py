@@ -46,13 +46,14 @@ def _build(kind: str, rng: random.Random, index: int, length: int, tokens: Token
         first = _SHOWN + 1
         context = f"{_INTRO}\nExamples:{_questions(shown, 1)}{_answers(shown, 1)}\n\nFollowing questions:{_questions(asked, first)}"
         golds = tuple(f"{i}={number}" for i, (_, number) in enumerate(asked, first))
-        return Sample(context, ("\n\nFollowing answers:\n",), (golds,), "longgen_index", room(_answers(asked, first), tokens), about=(("questions", units),))
+        new = room(_answers(asked, first), tokens)
+        return Sample(context, ("\n\nFollowing answers:\n",), (golds,), "longgen_index", new, lines=True, about=(("questions", units),))
 
     return fit(make, rng, length, tokens, least=2)
 
 
 TASKS = tuple(
-    Task(f"longgen_{kind}", 1, f"Long answers: {title}", f"Answers a long row of questions in one go; each asks to {title}.", SOURCE,
+    Task(f"longgen_{kind}", 2, f"Long answers: {title}", f"Answers a long row of questions in one go; each asks to {title}.", SOURCE,
          functools.partial(_build, kind))
     for kind, title in (("copy", "copy a number"), ("add", "add two numbers"))
 )  # fmt: skip
