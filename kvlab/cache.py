@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from kvlab import kernels
+from kvlab import kernels, packed
 from kvlab.attention import Rules, attend
 from kvlab.column import Encode
 from kvlab.onward import Onward, right_aligned
@@ -84,7 +84,7 @@ class LayerKV(CacheLayerMixin):
         """Write the new slots, attend, compress: q [B, Hq, t, D], k and v [B, H, t, D], pos [B, t] int32 (-1: padding)."""
         first = (self.follows or self).store.empty
         seen = self.look(q, k, v, pos, padded, rules)
-        out = None if isinstance(seen.slots, View) else kernels.decode(q, (self.follows or self).store, seen.rules)
+        out = None if isinstance(seen.slots, View) else (kernels if kernels.wanted(q) else packed).decode(q, (self.follows or self).store, seen.rules)
         if out is None:
             out = attend(q, seen.view, pos, seen.rules, fresh=first and not padded)
         self.attended(seen)
@@ -98,8 +98,8 @@ class LayerKV(CacheLayerMixin):
         view = None if self.window else self.cache.method.read(self, q, pos)
         if view is None:
             store = (self.follows or self).store
-            # a kernel may read what is held: then nothing is decoded unless somebody asks to see it
-            view = store.snapshot().view if kernels.wanted(q) else store.view()
+            # what is held may be read as it is: then nothing is decoded or padded unless somebody asks to see it
+            view = store.snapshot().view if kernels.wanted(q) or packed.wanted(q, store) else store.view()
         return Seen(q, pos, view, rules, self.cache.phase)
 
     def attended(self, seen: Seen) -> None:
@@ -144,6 +144,8 @@ class LayerKV(CacheLayerMixin):
         For the trace: the `scores` [B, H, T] that decided (NaN: not judged now), and `into` [B, H, T] int, the position a dropped slot was
         merged into (-1: none).
         """
+        if self.cache.pinned is not None and not self.window:
+            mask = mask | torch.isin(self.store.pos(), self.cache.pinned)
         self.cache.recorder.left(self, mask, scores, into)
         self.store.keep(mask)
 
@@ -201,6 +203,7 @@ class KVCache(Cache):
         self.phase = Phase("prefill")
         self.ids: Tensor | None = None
         self.state: dict[str, Any] = {}
+        self.pinned: Tensor | None = None  # positions [n] that no method may drop, on top of its budget
         self.late = False  # whether this call is the last of a prompt and scoring passes follow
         self.onward: Onward | None = None  # which tokens of this call go on to the layers above; None: all
         self._placed: tuple[Tensor | None, Tensor | None] = (None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,11 @@ class Part:
     def of(cls, rows: Rows, lens: Tensor) -> Part:
         low, high = int(lens.min()), int(lens.max())
         return cls(rows, lens, low if low == high else None)
+
+    @functools.cached_property
+    def counts(self) -> list[int]:
+        """`lens`, flat, as numbers: read back from the device once."""
+        return self.lens.flatten().tolist()
 
     @property
     def coded(self) -> bool:
@@ -71,6 +77,11 @@ class Column:
         twin = Column()
         twin.parts, twin.open = list(self.parts), self.open
         return twin
+
+    @property
+    def heads(self) -> int:
+        """H of a column that is not empty."""
+        return self.parts[0].lens.shape[1] if self.parts else self.open.shape[1]
 
     def append(self, new: Tensor) -> None:
         """`new` [B, H, t, ...] joins the open part."""
@@ -127,6 +138,9 @@ class Column:
 
     def keep(self, mask: Tensor) -> None:
         """Drop the slots where `mask` [B, H, T] is false. Kept rows stay in slot order, which is position order."""
+        if not self.parts:
+            raw, self.open = self.open, None
+            return self.hold(raw, mask)
         coded, raw, raw_lens = self.raw_run()
         kept, start = [], torch.zeros_like(raw_lens)
         slot = torch.arange(mask.shape[-1], device=mask.device)
@@ -146,7 +160,8 @@ class Column:
 
     def hold(self, raw: Tensor, mask: Tensor) -> None:
         """Put raw[mask] back: open when all (b, h) have equally many, packed and closed otherwise."""
-        part = Part.of(Raw(raw[mask]), mask.sum(-1))
+        rows = raw.flatten(0, 2).index_select(0, mask.flatten().nonzero()[:, 0])  # raw[mask], but whole rows are copied
+        part = Part.of(Raw(rows), mask.sum(-1))
         if part.even is None:
             self.parts.append(part)
         elif part.even > 0:

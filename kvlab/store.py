@@ -77,10 +77,7 @@ class Store:
                 column.append(k.new_zeros(*k.shape[:3], dtype=torch.float32))
 
     def _pos_heads(self) -> int:
-        pos = self.columns["pos"]
-        if pos.parts:
-            return pos.parts[0].lens.shape[1]
-        return 1 if pos.open is None else pos.open.shape[1]
+        return 1 if self.empty else self.columns["pos"].heads
 
     def lens(self) -> Tensor:
         """Slots held by each (b, h), holes of padding included: [B, H] int64."""
@@ -107,8 +104,7 @@ class Store:
 
     def valid(self) -> Tensor:
         """[B, H, T] bool: slots that hold a token (no padding, no hole)."""
-        heads = self.columns["k"].lens().shape[1]
-        return (self.pos() >= 0).expand(-1, heads, -1)
+        return (self.pos() >= 0).expand(-1, self.columns["k"].heads, -1)
 
     def keep(self, mask: Tensor) -> None:
         """Drop every slot where `mask` [B, H, T] is false, in all columns. Holes always leave."""

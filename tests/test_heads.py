@@ -218,12 +218,12 @@ def test_headkv_one_head_with_the_whole_table() -> None:
 
 def test_headkv_a_full_head_loses_its_surplus_and_the_window_always_stays() -> None:
     lm, table = tiny(groups=1, layers=2), {"retrieval": torch.tensor([[1.0, 0.0], [0.0, 0.0]])}
-    session, _ = played(lm, make("headkv", "18t", {"beta": 2, "surplus": "lost"}), table, IDS[:, :20], steps=0)
+    session, _ = played(lm, make("headkv", "18t", {"beta": 2}), table, IDS[:, :20], steps=0)
     assert held(session).tolist() == [[20, 13], [13, 13]]  # 25 + 8 would be 33
     assert all(set(range(12, 20)) <= set(head) for layer in kept_positions(session) for head in layer)
-    session, _ = played(lm, make("headkv", "18t", {"beta": 2}), table, IDS[:, :20], steps=0)
+    session, _ = played(lm, make("headkv", "18t", {"beta": 2, "surplus": "shared"}), table, IDS[:, :20], steps=0)
     assert held(session).tolist() == [[20, 18], [17, 17]]  # 12 of 40 for the first, 28 for three
-    session, _ = played(lm, make("headkv", "18t", {"beta": 2}), table, IDS[:, :18], steps=0)
+    session, _ = played(lm, make("headkv", "18t", {"beta": 2, "surplus": "shared"}), table, IDS[:, :18], steps=0)
     assert (held(session) == 18).all()
 
 
@@ -239,7 +239,7 @@ def test_headkv_what_one_head_cannot_use_goes_to_the_others() -> None:
 
 @pytest.mark.parametrize("budget", ["0.5", "0.15"])
 def test_headkv_holds_what_was_asked_for_however_uneven_the_table(budget: str) -> None:
-    lm, method, table = tiny(), make("headkv", budget), {"retrieval": torch.zeros(3, 4)}
+    lm, method, table = tiny(), make("headkv", budget, {"surplus": "shared"}), {"retrieval": torch.zeros(3, 4)}
     table["retrieval"][2, 1] = table["retrieval"][0, 2] = 0.25
     session, _ = played(lm, method, table)
     want, count = predicted_bytes(method, lm.geometry, PROMPT + STEPS, PROMPT), method.budget.tokens(PROMPT)
@@ -256,7 +256,7 @@ def test_headkv_an_even_table_is_snapkv() -> None:
 
 @pytest.mark.parametrize("budget", ["0.2", "0.5"])
 def test_headkv_holds_what_the_table_says(budget: str) -> None:
-    lm, method = tiny(), make("headkvr2", budget, {"surplus": "lost"})
+    lm, method = tiny(), make("headkvr2", budget)
     table = {"reasoning": torch.rand(3, 4, generator=torch.Generator().manual_seed(1)) ** 3}
     session, _ = played(lm, method, table)
     count = method.budget.tokens(PROMPT) - 8

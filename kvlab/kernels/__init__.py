@@ -31,13 +31,18 @@ def _installed() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+def unmasked(store: Store, rules: Rules) -> bool:
+    """Whether attention of the newest token is a softmax over all that `store` holds, and nothing else."""
+    plain = rules.softcap is None and rules.sinks is None and (rules.window is None or len(store) <= rules.window)
+    return plain and not store.padded and "bias" not in store.columns and type(store).view is Store.view
+
+
 def decode(q: Tensor, store: Store, rules: Rules) -> Tensor | None:
     """Attention of one query over all slots of `store`, q [B, Hq, 1, D] -> the same shape. None where the kernels do not fit: torch takes over.
 
     What fits follows from how the store holds its slots and from what the model asks for, never from the method.
     """
-    plain = rules.softcap is None and rules.sinks is None and (rules.window is None or len(store) <= rules.window)
-    if not plain or store.padded or "bias" in store.columns or type(store).view is not Store.view:
+    if not unmasked(store, rules):
         return None
     found = segments(store)
     if found is None:

@@ -94,7 +94,7 @@ class AdaKV(Dropper):
 
     @property
     def schedule(self) -> Schedule:  # type: ignore[override]
-        return Schedule(prefill=True, chunks=self.scorer.schedule.chunks)
+        return Schedule(prefill=True, chunks=BASES[self.base].schedule.chunks)  # asked for at every step: no base is made for it
 
     def compress(self, layer: LayerKV, seen: Seen) -> None:
         base, asked = self.scorer, Asked(layer)

@@ -2,6 +2,9 @@
 
 A table says how much each head of the model copies from needles. Every head gets a small equal part of the budget; the rest is one pool
 for the whole model, shared out by the table. At prefill end each head keeps its own best entries, by SnapKV's votes, and the last tokens.
+
+A head may be given more than the text has. As in the authors' code that surplus is lost by default, which costs a model of few heads much
+of its budget at large kept fractions: it then holds less than was asked for, and predicted bytes are an upper bound.
 """
 
 from dataclasses import dataclass
@@ -64,13 +67,12 @@ class HeadKV(Dropper):
     table: ClassVar[str] = "retrieval"
     departs = (
         "Entries are kept per KV head, with the mean budget and the mean votes of its query heads; the authors' code repeats keys to query heads first. "
-        "Heads are scored on texts of at most 512 tokens, the answer read in one pass. What a head cannot use, as the text is shorter, goes to the others; in "
-        "the authors' code it is lost, which costs a model of few heads much of its budget."
+        "Heads are scored on texts of at most 512 tokens, the answer read in one pass."
     )
 
     beta: float = knob(1.01, "How large the equal part is: from 1 (none) on, the authors try 1.005 to 10.", 1, 10, 0.005)
     temperature: float = knob(1.0, "Power of the shares: above 1 the best heads get more still.", 0, 8, 0.1)
-    surplus: str = knob("shared", "What a head cannot use goes to the others, or is lost as in the authors' code.", choices=("shared", "lost"))
+    surplus: str = knob("lost", "What a head cannot use is lost, as in the authors' code, or goes to the others.", choices=("lost", "shared"))
     window: int = knob(8, "Queries at the prompt's end that vote and are always kept.", 1, 512, 1)
     kernel: int = knob(7, "Width of the smoothing along the tokens, odd.", 1, 63, 2)
 
