@@ -6,7 +6,7 @@ from html import escape
 
 import streamlit as st
 
-from kvlab.ui import style
+from kvlab.ui import access, links, style
 from kvlab.ui.service import first_model, service
 
 
@@ -24,15 +24,20 @@ def status() -> None:
 st.session_state["framed"] = True
 st.set_page_config(page_title="kvlab", layout="wide")
 st.html(style.block() + style.BRAND)
-# further pages join here, each a line
-page = st.navigation(
-    [
-        st.Page("pages/run.py", title="Run", default=True),
-        st.Page("pages/inside.py", title="Look inside", url_path="inside"),
-        st.Page("pages/tradeoffs.py", title="Trade-offs", url_path="tradeoffs"),
-    ],
-    position="top",
-)
+PAGES = [
+    st.Page("pages/start.py", title="Start", default=True),
+    st.Page("pages/run.py", title="Run", url_path="run"),
+    st.Page("pages/inside.py", title="Look inside", url_path="inside"),
+    st.Page("pages/compare.py", title="Compare", url_path="compare"),
+    st.Page("pages/tradeoffs.py", title="Trade-offs", url_path="tradeoffs"),
+    st.Page("pages/plan.py", title="Plan", url_path="plan"),
+    st.Page("pages/learn.py", title="Lessons", url_path="learn"),
+    st.Page("pages/library.py", title="Library", url_path="library"),
+    st.Page("pages/methods.py", title="Methods", url_path="methods"),
+]
+page = st.navigation(PAGES, position="top")
 with st.container(key="strip"):
+    links.listen()
+    access.arrive()
     st.fragment(status, run_every=1.0 if sum(service().jobs.counts()) else None)()
 page.run()

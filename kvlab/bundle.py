@@ -5,7 +5,8 @@
     <id>/trace.npz            the arrays of `kvlab.trace.Trace`
     samples.json              rows of the table `samples`, if there are any
 
-An import reads the names above and no others, so nothing in a bundle can be written anywhere else.
+An import reads the names above and no others, so nothing in a bundle can be written anywhere else. It changes no run that is here already,
+and it shares nothing: whoever imports a run decides anew whether everybody finds it.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from kvlab import samples
-from kvlab.runs import RunStore, check_tags, checked
+from kvlab.runs import SHARED, RunStore, check_tags, checked
+from kvlab.schema import check_run
 from kvlab.trace import Trace
 
 FORMAT, VERSION = "kvlab bundle", 1
 LARGEST = 2**31
-"""Bytes that one part of a bundle may have when unpacked: a zip can promise far more than it holds."""
+"""Bytes that a bundle may have when unpacked: a zip can promise far more than it holds."""
 
 
 def export(store: RunStore, path: Path, runs: Iterable[str], rows: Iterable[dict[str, Any]] = ()) -> None:
@@ -49,13 +51,15 @@ def export(store: RunStore, path: Path, runs: Iterable[str], rows: Iterable[dict
         draft.unlink(missing_ok=True)
 
 
-def load(store: RunStore, path: Path) -> list[str]:
-    """Put the runs and rows of a bundle into `store`; returns the ids of the runs. Raises ValueError with a sentence for any other file.
+def load(store: RunStore, path: Path, visitor: str = "", most: int = LARGEST, with_rows: bool = True) -> list[str]:
+    """Put the runs of a bundle into `store`, and `with_rows` its sample rows; returns the ids. Raises ValueError with a sentence for any other file.
 
-    Everything is read before anything is written: a broken bundle leaves nothing behind.
+    visitor: who imports them. most: bytes that all of it may have when unpacked. Everything is read before anything is written: a broken bundle
+    leaves nothing behind.
     """
     try:
         with zipfile.ZipFile(path) as bundle:
+            _check_size(bundle, most)
             about = _json(bundle, "bundle.json")
             if about.get("format") != FORMAT or about.get("version") != VERSION:
                 raise ValueError("of another format")
@@ -67,20 +71,28 @@ def load(store: RunStore, path: Path) -> list[str]:
     except (zipfile.BadZipFile, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path.name} is not a kvlab bundle of version {VERSION} ({error}).") from error
     for tags, manifest, trace in found:
-        store.save(manifest, trace)
-        store.tag(manifest["id"], *tags)
-    samples.add(store.folder, rows)
+        if not store.holds(manifest["id"]):
+            store.save(manifest, trace, visitor)
+            store.tag(manifest["id"], *(tag for tag in tags if tag != SHARED))
+    if with_rows:
+        samples.add(store.folder, rows)
     return [manifest["id"] for _, manifest, _ in found]
 
 
+def _check_size(bundle: zipfile.ZipFile, most: int) -> None:
+    """What it says of itself is what will be read: the arrays inside the traces count too, for they are packed twice."""
+    total = 0
+    for part in bundle.infolist():
+        total += part.file_size
+        if part.filename.endswith(".npz") and total <= most:
+            with bundle.open(part) as inner, zipfile.ZipFile(inner) as arrays:
+                total += sum(array.file_size for array in arrays.infolist())
+        if total > most:
+            raise ValueError(f"it unpacks to more than {most:,} bytes")
+
+
 def _json(bundle: zipfile.ZipFile, name: str) -> Any:
-    return json.loads(_part(bundle, name))
-
-
-def _part(bundle: zipfile.ZipFile, name: str) -> bytes:
-    if bundle.getinfo(name).file_size > LARGEST:
-        raise ValueError(f"{name} is larger than {LARGEST:,} bytes")
-    return bundle.read(name)
+    return json.loads(bundle.read(name))
 
 
 def _run(bundle: zipfile.ZipFile, entry: dict[str, Any]) -> tuple[list[str], dict[str, Any], Trace]:
@@ -89,5 +101,7 @@ def _run(bundle: zipfile.ZipFile, entry: dict[str, Any]) -> tuple[list[str], dic
     if manifest["id"] != entry["id"]:
         raise ValueError(f"the manifest of {entry['id']} belongs to another run")
     with tempfile.TemporaryDirectory() as spare:
-        (Path(spare) / "trace.npz").write_bytes(_part(bundle, f"{entry['id']}/trace.npz"))
-        return entry["tags"], manifest, Trace.load(Path(spare) / "trace.npz")
+        (Path(spare) / "trace.npz").write_bytes(bundle.read(f"{entry['id']}/trace.npz"))
+        trace = Trace.load(Path(spare) / "trace.npz")
+    check_run(manifest, trace)
+    return entry["tags"], manifest, trace

@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     methods.set_defaults(command=_methods)
     stored = commands.add_parser("presets", help="run every bundled prompt and store the runs that ship in data/runs")
     stored.add_argument("--out", type=Path, default=Path("data/runs"))
+    stored.add_argument("--clean", action="store_true", help="then delete every other run in that folder, such as those of an earlier model")
     stored.set_defaults(command=_presets)
     for name, (_, says) in OWN.items():
         commands.add_parser(name, help=f"{says} (python -m kvlab {name} --help)")
@@ -148,7 +149,7 @@ def _presets(args: argparse.Namespace) -> int:
     from kvlab.models import load
     from kvlab.presets import store_all
 
-    store_all(load("bundled"), args.out, print)
+    store_all(load("bundled"), args.out, print, args.clean)
     return 0
 
 

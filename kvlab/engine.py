@@ -14,6 +14,7 @@ import torch
 import transformers
 
 import kvlab
+from kvlab.codecs.account import side_bytes, true_bits
 from kvlab.method import Method
 from kvlab.models import LM, adapted
 from kvlab.predict import predicted_bytes, settle
@@ -42,6 +43,7 @@ class Request:
     attention: bool = True  # keep rows of attention weights in the trace
     compare: bool = False  # replay the written text through the full cache: its attention, its choices, the divergence
     stop_at_end: bool = True  # stop at the end-of-text token
+    pinned: tuple[int, ...] = ()  # positions of prompt and question that no method may drop; they are held on top of its budget
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Token:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out. `bytes` are full (by formula, uncompressed), nominal, predicted, resident (measured), peak, read_per_step."""
+    """What came out. `bytes` are full (by formula, uncompressed), nominal, predicted, resident (measured), peak, read_per_step; where a method
+    codes entries, also bits_per_value (bits, scales and raw windows counted in) and side (codebooks, bases: beside the cache)."""
 
     text: str
     tokens: list[int]
@@ -122,6 +125,8 @@ def run(lm: LM, request: Request, emit: Callable[[Progress | Token], None] = lam
     method = settle(request.method, mine.geometry, total, len(context))
     recorder = Recorder(mine.geometry.layers, mine.geometry.kv_heads, total, request.attention)
     session = Session(mine, method, chunk=request.chunk, recorder=recorder, stop=stop)
+    if request.pinned:
+        session.cache.pinned = torch.tensor(_pinned(request, len(context) + len(question)), device=lm.device)
     with torch.no_grad():
         ids, logits, seconds, status = _generate(session, request, context, question, emit)
     read = (context + question + ids)[: int(session.cache.tokens)]  # not the last token written, and after a stop perhaps less
@@ -129,6 +134,15 @@ def run(lm: LM, request: Request, emit: Callable[[Progress | Token], None] = lam
     if request.compare and ids and status == "done":  # a stop is honoured at once
         trace = replay(lm, trace, np.stack(logits))
     return _result(lm, request, session, trace, ids, seconds, status)
+
+
+def _pinned(request: Request, asked: int) -> list[int]:
+    """The positions to protect. Raises ValueError with a sentence where there are none such, or where a method melts entries into each other."""
+    if strange := [position for position in request.pinned if not 0 <= position < asked]:
+        raise ValueError(f"Prompt and question have the positions 0 to {asked - 1:,}; {strange[0]:,} is none of them and cannot be protected.")
+    if merging := [part.title for part in request.method.members if part.axis == "merging"]:
+        raise ValueError(f"{merging[0]} merges entries into each other, so none can be protected. Choose a method that drops entries.")
+    return sorted(set(request.pinned))
 
 
 def _generate(
@@ -182,6 +196,13 @@ def kept_positions(session: Session) -> list[list[list[int]]]:
     return found
 
 
+def _coded(session: Session) -> dict[str, float]:
+    """Where a method codes what it holds: the bits that a value really takes, and the bytes of codebooks and the like beside all caches."""
+    if not any(part.encodes for part in session.method.members) or not int(session.cache.tokens[0]):
+        return {}
+    return {"bits_per_value": true_bits(session.cache), "side": side_bytes(session.cache)}
+
+
 def _result(lm: LM, request: Request, session: Session, trace: Trace, ids: list[int], seconds: dict[str, float], status: str) -> Result:
     method, seen = session.method, int(session.cache.tokens[0])
     kept = kept_positions(session)
@@ -207,6 +228,7 @@ def _result(lm: LM, request: Request, session: Session, trace: Trace, ids: list[
             "resident": resident,
             "peak": trace.peak,
             "read_per_step": float(np.mean(steps)) if len(steps) else 0.0,
+            **_coded(session),
         },
         seconds=seconds,
         prompt_tokens=trace.prompt,

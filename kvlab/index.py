@@ -1,6 +1,6 @@
 """The index of a folder of runs: SQLite in WAL mode, so that several processes read and write at once. Arrays never go in here.
 
-It lists runs without opening them, holds their tags, and the table `samples` of all sweeps. Runs themselves are files beside it; what
+It lists runs without opening them, holds their tags, notes and visitors, and the table `samples` of all sweeps. Runs themselves are files beside it; what
 the index says of them can be made again from the files (`kvlab/runs.py`).
 """
 
@@ -34,6 +34,10 @@ MIGRATIONS = (
             model TEXT NOT NULL, revision TEXT NOT NULL, dtype TEXT NOT NULL, device TEXT NOT NULL, versions TEXT NOT NULL,
             command TEXT NOT NULL, created TEXT NOT NULL,
             PRIMARY KEY (item, question))""",
+    ),
+    (
+        "CREATE TABLE notes (run TEXT PRIMARY KEY, note TEXT NOT NULL)",
+        "CREATE TABLE visitors (run TEXT NOT NULL, visitor TEXT NOT NULL, made INTEGER NOT NULL, PRIMARY KEY (run, visitor))",
     ),
 )
 """Statements that take an index from version i to i + 1. Only ever appended to."""

@@ -37,6 +37,7 @@ class Job:
     title: str
     work: Callable[[Job, str], Any]
     estimate: float | None = None  # device seconds, if known
+    background: bool = False  # waits behind its owner's other jobs, such as the points of a sweep
     state: str = "queued"
     order: int = 0
     started: float | None = None
@@ -86,17 +87,21 @@ class Place:
 
 
 class JobManager:
-    """Runs jobs. `waiting`: most queued jobs of one owner. `half_life`: seconds after which half of what an owner used is forgiven."""
+    """Runs jobs. `waiting`: most queued jobs of one owner, and `points` of those in the background.
+
+    `half_life`: seconds after which half of what an owner used is forgiven."""
 
     def __init__(
-        self, devices: Sequence[str] = ("cpu",), waiting: int = 12, half_life: float = 600.0, remember: int = 64, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.waiting, self.half_life, self.remember, self.clock = waiting, half_life, remember, clock
+        self, devices: Sequence[str] = ("cpu",), waiting: int = 12, points: int = 400, half_life: float = 600.0, remember: int = 64,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.waiting, self.points, self.half_life, self.remember, self.clock = waiting, points, half_life, remember, clock
         self._ready = threading.Condition()
         self._queues: dict[str, deque[Job]] = {}
         self._running: list[Job] = []
         self._spent: dict[str, tuple[float, float]] = {}  # owner -> device seconds, and when they were counted
         self._groups: OrderedDict[str, Group] = OrderedDict()
+        self._looks: dict[str, int] = {}  # group -> how often a page looked at it
         self._order = 0
         self._closed = False
         self._threads = [threading.Thread(target=self._serve, args=(d,), name=f"kvlab {d}", daemon=True) for d in devices]
@@ -107,25 +112,52 @@ class JobManager:
         """Queue jobs, all or none. Raises ValueError with a sentence when the owner has too many waiting."""
         with self._ready:
             queue = self._queues.setdefault(owner, deque())
-            if len(queue) + len(jobs) > self.waiting:
-                raise ValueError(
-                    f"You have {len(queue)} lanes waiting and asked for {len(jobs)} more; at most {self.waiting} may wait. "
-                    "Cancel some, or choose fewer methods."
-                )
+            self._check(queue, jobs)
             for job in jobs:
                 self._order += 1
                 job.order = self._order
             group = Group(uuid.uuid4().hex, owner, tuple(jobs), note)
-            queue.extend(jobs)
+            self._queues[owner] = deque(sorted([*queue, *jobs], key=lambda job: (job.background, job.order)))
             self._groups[group.id] = group
             self._forget()
             self._ready.notify_all()
         return group
 
+    def _check(self, queue: deque[Job], jobs: Sequence[Job]) -> None:
+        for background, most, what, less in ((False, self.waiting, "lanes", "methods"), (True, self.points, "points", "methods, budgets or tasks")):
+            there, more = (sum(job.background == background for job in some) for some in (queue, jobs))
+            if more and there + more > most:
+                raise ValueError(f"You have {there} {what} waiting and asked for {more} more; at most {most} may wait. Cancel some, or choose fewer {less}.")
+
     def group(self, key: str) -> Group | None:
         """A group by its id, while it is remembered."""
         with self._ready:
             return self._groups.get(key)
+
+    def of(self, owner: str) -> list[Group]:
+        """What an owner asked for, newest first, while it is remembered."""
+        with self._ready:
+            return [group for group in reversed(self._groups.values()) if group.owner == owner]
+
+    def look(self, group: Group) -> None:
+        """A page shows this group: somebody still wants it."""
+        with self._ready:
+            self._looks[group.id] = self._looks.get(group.id, 0) + 1
+
+    def left(self, owner: str, grace: float = 60.0) -> threading.Timer:
+        """The owner's tab is gone, or was reloaded: what no page looks at within `grace` seconds is cancelled. Jobs in the background go on."""
+        before = {group.id: self._looks.get(group.id, 0) for group in self.of(owner) if group.live and not all(job.background for job in group.jobs)}
+
+        def end() -> None:
+            for key, looks in before.items():
+                if (group := self.group(key)) and group.live and self._looks.get(key, 0) == looks:
+                    log.info("group %s was left alone and is cancelled", key)
+                    self.cancel(group)
+
+        timer = threading.Timer(grace, end)
+        timer.daemon = True
+        timer.start()
+        return timer
 
     def cancel(self, group: Group) -> None:
         """Take queued jobs out of the queue and tell running ones to stop."""
@@ -179,6 +211,7 @@ class JobManager:
         """Let go of the oldest finished groups, of empty queues and of debts that have faded."""
         for key in [key for key, group in self._groups.items() if not group.live][: max(0, len(self._groups) - self.remember)]:
             del self._groups[key]
+            self._looks.pop(key, None)
         now = self.clock()
         self._queues = {owner: queue for owner, queue in self._queues.items() if queue}
         self._spent = {owner: spent for owner, spent in self._spent.items() if self._used(owner, now) > 1e-3}

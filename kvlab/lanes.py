@@ -24,8 +24,8 @@ class Loading:
     model: str
 
 
-def lane(shelf: Shelf, store: RunStore, model: str, request: Request, tokens: int) -> Callable[[Job, str], dict[str, Any]]:
-    """The work of one lane over `tokens` positions in all. Its result is the manifest of the stored run, without the long fields."""
+def lane(shelf: Shelf, store: RunStore, model: str, request: Request, tokens: int, visitor: str = "") -> Callable[[Job, str], dict[str, Any]]:
+    """The work of one lane over `tokens` positions in all, for `visitor`. Its result is the stored run's manifest without the long fields."""
 
     def work(job: Job, device: str) -> dict[str, Any]:
         if not shelf.holds(model, device):
@@ -38,7 +38,7 @@ def lane(shelf: Shelf, store: RunStore, model: str, request: Request, tokens: in
             raise ValueError("The device ran out of memory. Shorten the prompt, write fewer tokens, or read the prompt in smaller chunks.") from error
         said = manifest(lm, request, result)
         if result.tokens and not (result.status == "stopped" and _complete(store, said["id"])):
-            store.save(said, result.trace)
+            store.save(said, result.trace, visitor)
         short = {key: value for key, value in said.items() if key not in HEAVY}
         if result.status == "stopped":
             raise Partial(short if result.tokens else None)

@@ -25,6 +25,8 @@ from kvlab.models import DATA, LM
 from kvlab.trace import Trace
 
 SCHEMA = 1
+SHARED = "shared"
+"""The tag of a run that everybody who uses this server finds in the list."""
 HEAVY = ("kept", "pieces", "tops")
 """Fields of a manifest that a list leaves out: they are as long as the text."""
 
@@ -43,7 +45,7 @@ class StoredRun:
 
 def run_id(lm: LM, request: Request) -> str:
     """Sixteen hex digits over everything that defines a run: same id, same run."""
-    asked = {k: str(v) for k, v in vars(request).items()}
+    asked = {k: str(v) for k, v in vars(request).items() if k != "pinned" or v}
     said = json.dumps([SCHEMA, lm.revision, lm.dtype, asked], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
@@ -75,8 +77,8 @@ class RunStore:
         """Whether the folder has an index: the shipped one is made of plain files."""
         return self.folder.resolve() != self.shipped.resolve()
 
-    def save(self, manifest: dict[str, Any], trace: Trace) -> str:
-        """Write a run and return its id. The same run again takes the place of the earlier one in one step."""
+    def save(self, manifest: dict[str, Any], trace: Trace, visitor: str = "") -> str:
+        """Write a run and return its id. The same run again takes the place of the earlier one in one step. `visitor`: who made it, where that is known."""
         place, run = self.folder / checked(manifest["id"]), manifest["id"]
         place.mkdir(parents=True, exist_ok=True)
         name, before = f"trace-{uuid.uuid4().hex[:8]}.npz", _read(place)
@@ -89,6 +91,8 @@ class RunStore:
         if self.indexed:
             with index.opened(self.folder) as db:
                 db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (run, _stamp(place), _short(manifest)))
+                if visitor:
+                    db.execute("INSERT OR REPLACE INTO visitors VALUES (?, ?, 1)", (run, visitor))
         return run
 
     def load(self, run: str) -> StoredRun:
@@ -117,14 +121,17 @@ class RunStore:
 
     def list(self, tag: str | None = None) -> list[dict[str, Any]]:
         """Manifests of all runs without their long fields, with their `tags`; newest first, the shipped ones last. `tag`: only those."""
-        shipped = [_shipped(str(p), p.stat().st_mtime_ns) for p in sorted(self.shipped.glob("[0-9a-f]*/manifest.json"))]
-        found = [{**said, "tags": []} for said in shipped]
+        found = [{**said, "tags": []} for said in self.ships()]
         if self.indexed and self.folder.exists():
             found = self._own() + found
         return [said for said in found if tag is None or tag in said["tags"]]
 
+    def ships(self) -> list[dict[str, Any]]:
+        """Manifests of the runs in `data/runs` without their long fields."""
+        return [_shipped(str(p), p.stat().st_mtime_ns) for p in sorted(self.shipped.glob("[0-9a-f]*/manifest.json"))]
+
     def _own(self) -> list[dict[str, Any]]:
-        self._notice()
+        self.notice()
         with index.opened(self.folder, write=False) as db:
             tags: dict[str, list[str]] = {}
             for row in db.execute("SELECT run, tag FROM tags ORDER BY tag"):
@@ -132,7 +139,7 @@ class RunStore:
             rows = db.execute("SELECT id, manifest FROM runs ORDER BY stamp DESC, id").fetchall()
         return [{**json.loads(row["manifest"]), "tags": tags.get(row["id"], [])} for row in rows]
 
-    def _notice(self) -> None:
+    def notice(self) -> None:
         """Bring the index up to what lies in the folder: runs may be copied in, or removed, by hand."""
         names = [entry.name for entry in os.scandir(self.folder) if len(entry.name) == 16]
         here = {name: stamp for name in names if (stamp := _stamp(self.folder / name))}
@@ -160,7 +167,7 @@ class RunStore:
             db.executemany("DELETE FROM tags WHERE run = ? AND tag = ?", [(checked(run), tag) for tag in tags])
 
     def delete(self, run: str) -> None:
-        """Remove a run of one's own, and its tags; shipped ones stay."""
+        """Remove a run of one's own, and its tags and note; shipped ones stay."""
         place = self.folder / checked(run)
         if not self.indexed or not place.exists():
             return
@@ -168,7 +175,8 @@ class RunStore:
         shutil.rmtree(place, ignore_errors=True)
         with index.opened(self.folder) as db:
             db.execute("DELETE FROM runs WHERE id = ?", (run,))
-            db.execute("DELETE FROM tags WHERE run = ?", (run,))
+            for table in ("tags", "notes", "visitors"):
+                db.execute(f"DELETE FROM {table} WHERE run = ?", (run,))
 
 
 def checked(run: str) -> str:

@@ -8,11 +8,13 @@ from torch import Tensor
 
 def ranks(scores: Tensor, protected: Tensor, valid: Tensor) -> Tensor:
     """Rank of each entry along the last axis: protected first, then by score, holes last; ties in slot order. int64, same shape."""
-    tier = torch.where(valid, protected.long(), -1)
-    by_score = scores.float().argsort(dim=-1, descending=True, stable=True)
-    by_tier = tier.gather(-1, by_score).argsort(dim=-1, descending=True, stable=True)
-    order = by_score.gather(-1, by_tier)
-    return order.argsort(dim=-1)
+    order = scores.float().argsort(dim=-1, descending=True, stable=True)
+    # one sort only, of the scores: entries of a tier keep their order, so a place is a count
+    first, second = (protected & valid).gather(-1, order), (valid & ~protected).gather(-1, order)
+    firsts, seconds = first.cumsum(-1), second.cumsum(-1)
+    holes = torch.arange(1, order.shape[-1] + 1, device=order.device) - firsts - seconds
+    behind = torch.where(second, firsts[..., -1:] + seconds, firsts[..., -1:] + seconds[..., -1:] + holes)
+    return torch.empty_like(order).scatter_(-1, order, torch.where(first, firsts, behind) - 1)
 
 
 def keep_top(scores: Tensor, count: Tensor | int, valid: Tensor, protected: Tensor | None = None) -> Tensor:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import io
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from kvlab.runs import RunStore, StoredRun
+from kvlab.ui import access, again, head_profile
 from kvlab.ui.component import inside
+from kvlab.ui.export import export_row
 from kvlab.ui.finding import Finding, finding
+from kvlab.ui.form import problem
 from kvlab.ui.framed import framed
 from kvlab.ui.head import title_block
 from kvlab.ui.inside import View, block, entries_csv, first_difference, head_table, payload, show, token_table, tops
@@ -48,10 +52,13 @@ def figures(run: StoredRun) -> list[tuple[str, str, str, str]]:
     return found
 
 
-def exports(run: StoredRun) -> None:
+def exports(run: StoredRun, title: str, view: View) -> None:
     """Files of this run, made when asked for."""
-    st.download_button("Run as JSON", lambda: json.dumps(run.manifest, ensure_ascii=False, indent=1), f"{run.id}.json", "application/json", on_click="ignore")
-    st.download_button("Entries as CSV", lambda: entries_csv(run), f"{run.id}-entries.csv", "text/csv", on_click="ignore")
+    tables = {
+        "Entries": lambda: pd.read_csv(io.StringIO(entries_csv(run)), keep_default_na=False, na_values=[""]),
+        "Heads at this step": lambda: pd.DataFrame(head_table(run, view.step)), "Tokens at this step": lambda: pd.DataFrame(token_table(run, view)),
+    }  # fmt: skip
+    export_row("inside", title, tables=tables, runs=[run.id], settings={"step": view.step, "layer": view.layer, "head": view.head})
 
 
 def tables(run: StoredRun, view: View) -> None:
@@ -64,7 +71,7 @@ def tables(run: StoredRun, view: View) -> None:
 
 def open_list(said: tuple) -> None:
     """No run is open: say so, and offer the stored ones."""
-    runs = RunStore().list()[:8]
+    runs = access.runs(RunStore())[:8]
     advice = "Start from a stored one; nothing has to load." if runs else "Nothing is stored yet. Make a run first; it appears here."
     title_block("No run is open", (*said, (advice, False)))
     for number, m in enumerate(runs):
@@ -95,18 +102,30 @@ def page() -> None:
     def released() -> None:
         now = View(**{name: int(value) for name, value in state[key].view.items()})
         state["inside_known"] = (run.id, now)
-        st.query_params.update({"run": run.id, **now.params()})
-        if now.token < 0:
-            st.query_params.pop("tok", None)
+        mine = ("run", "step", "L", "H", "tok", "track", "job")  # a job is the Run page's: its last word may have come after this page was opened
+        others = {name: value for name, value in st.query_params.to_dict().items() if name not in mine}
+        st.query_params.from_dict({"run": run.id, **now.params(), **others})
+
+    def protect() -> None:
+        span = state[key].protect
+        try:
+            group = again.start(run, int(span["from"]), int(span["to"]))
+        except ValueError as error:
+            state["again_problem"] = str(error)
+        else:
+            state[again.KEY] = st.query_params[again.KEY] = group.id
 
     with st.container(key="head", horizontal=True, vertical_alignment="bottom"):
         title_block(found.title, found.sentence, setting_line(m), m["axis"], figures(run))
         shown = st.toggle("Show as table", key="inside_table")
-        with st.popover("Export"):
-            exports(run)
+        exports(run, found.title, view)
     if shown:
         tables(run, view)
-    inside(payload(made, state["inside_start"][1], found.named, state["inside_arrival"]), key, released)
+    if said := state.pop("again_problem", ""):
+        problem(said)
+    again.panel(run)
+    inside(payload(made, state["inside_start"][1], found.named, state["inside_arrival"]), key, released, protect)
+    head_profile.part(run)
 
 
 page()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import streamlit as st
 
 from kvlab.jobs import Group
-from kvlab.ui import bar, board, form, lane_view, methods_form, upload
+from kvlab.ui import bar, board, form, lane_view, methods_form, refill, upload
 from kvlab.ui.estimate import Sizes
+from kvlab.ui.framed import framed
 from kvlab.ui.plan import Plan, plan
 from kvlab.ui.service import Card, count, service
+
+framed()
 
 TICK = 0.4
 """Seconds between two looks at a live job."""
@@ -49,11 +52,15 @@ def measure(card: Card, text: str) -> Sizes:
 
 def lanes_panel(group: Group | None, wanted: Plan | None) -> None:
     """All lanes; runs again by itself while the job is live, then the page once more to settle."""
+    if group and group.live:
+        service().jobs.look(group)
+    ended = bool(group and not group.live and st.session_state.get("settled") != group.id)
+    if ended:
+        board.remember_runs(group)  # before the links are there: a click on one must be the last word on the address
     draw_all(board.views(group, wanted), "lane")
-    if group and not group.live and st.session_state.get("settled") != group.id:
+    if ended:
         st.session_state["settled"] = group.id
         st.session_state["finished"] = st.session_state.get("finished", 0) + 1
-        board.remember_runs(group)
         st.rerun()
 
 
@@ -125,6 +132,7 @@ def progress(group: Group | None, shown: Plan, times: list[float | None], runs: 
 
 def main() -> None:
     form.begin()
+    refill.take_runs()
     group = board.current()
     left, right = st.columns([0.322, 0.678], gap="medium")
     with left:
@@ -134,6 +142,7 @@ def main() -> None:
         st.html(f'<p class="kv-look">{form.sentence_of([lane.name for lane in wanted.lanes[1:]] if wanted else [])}</p>')
         if problem:
             form.problem(problem)
+        refill.unlike()
         if group or (wanted and "run" not in st.query_params):
             st.fragment(lanes_panel, run_every=TICK if group and group.live else None)(group, wanted)
         elif not stored() and not wanted:

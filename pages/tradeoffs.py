@@ -10,8 +10,8 @@ import streamlit as st
 from kvlab.plots.points import AXES, shown
 from kvlab.plots.words import alt as alt_of
 from kvlab.plots.words import finding
+from kvlab.ui import builder, intake, point_card, provenance, sweeps
 from kvlab.ui import choice as choices
-from kvlab.ui import intake, point_card, provenance, sweeps
 from kvlab.ui import tradeoffs_view as view
 from kvlab.ui.choice import Choice
 from kvlab.ui.form import problem
@@ -53,10 +53,15 @@ def head(title: str, sentence: tuple, setting: str, files: Any = None) -> None:
         with st.popover("Import points"):
             intake.bring()
         if files:
-            with st.popover("Export"):
-                files()
-        with st.popover("New sweep", type="primary"):
-            intake.new_sweep()
+            files()
+        if st.button("New sweep", key="trade-new", type="primary"):
+            st.session_state["trade-build"] = not st.session_state.get("trade-build")
+    with st.container(key="sweep-now"):  # a place of its own, so that nothing below it moves up and is taken for something else
+        builder.panel()
+    with st.container(key="sweep-new"):
+        if builder.wanted():
+            with st.container(border=True, key="card-builder"):
+                builder.form()
 
 
 def bar(found: dict[str, Any], swept: Swept, choice: Choice) -> None:
@@ -144,9 +149,12 @@ def page() -> None:
     st.html(view.style())
     state, found = st.session_state, sources()
     choices.seed(st.query_params, state)
+    if measured := state.pop("trade_next", ""):  # the first point of a sweep is there
+        state["trade-sweep"] = measured
     if not found:
-        head("No sweep is stored yet", (("Copy the command, run it in a shell, and its curves appear here. Or bring a table of points.", False),), "Trade-offs")
-        return intake.new_sweep()
+        st.session_state.setdefault("trade-build", True)
+        words = "Choose what to measure: its curves appear here, point by point. Or bring a table of points."
+        return head("No sweep is stored yet", ((words, False),), "Trade-offs")
     try:
         swept = opened(found)
     except ValueError as error:
@@ -169,7 +177,7 @@ def page() -> None:
         return problem(str(error))
     row = points.iloc[0]
     setting = " · ".join([f"Sweep \u201c{swept.name}\u201d", str(row["task"]), f"{row['length']:,} tokens", str(row["mode"]), str(row["model"])])
-    head(title, STRANGE if swept.imported else LOOK, setting, lambda: view.files(swept, choice, points, raw, said, scheme))
+    head(title, STRANGE if swept.imported else LOOK, setting, lambda: view.files(swept, choice, points, raw, said, title))
     bar(found, swept, choice)
     main_figure(swept, choice, points, scheme, said)
     more_figures(swept, choice, points, scheme)

@@ -73,6 +73,7 @@ def browser() -> Iterator[Any]:
     if not os.path.exists(CHROME):
         pytest.skip(f"No chromium at {CHROME}. Install Debian's package, or set KVLAB_CHROMIUM.")
     playwright = pytest.importorskip("playwright.sync_api", reason="The Python package playwright is not installed.")
+    playwright.expect.set_options(timeout=WAIT)
     with playwright.sync_playwright() as pw:
         chrome = pw.chromium.launch(executable_path=CHROME, args=FLAGS)
         yield chrome
@@ -85,10 +86,14 @@ def scheme(request: pytest.FixtureRequest) -> str:
 
 
 class Wire:
-    """Listens to a page's WebSocket: what was asked last is answered when a script that began after it has come to its end."""
+    """Listens to a page's WebSocket: what was asked last is answered when a script that began after it has come to its end.
+
+    The end of a whole script is its `script_finished`, or the beginning of a fragment after it: a timer that asks just then can take the
+    place of the finished script before its last message is sent, and a fragment never interrupts a whole script.
+    """
 
     def __init__(self, page: Any) -> None:
-        self.answered, self.begun, self.part = False, False, False
+        self.answered, self.begun, self.part = False, False, ""
         page.on("websocket", self.listen)
 
     def listen(self, socket: Any) -> None:
@@ -98,13 +103,14 @@ class Wire:
     def sent(self, payload: bytes | str) -> None:
         message = BackMsg.FromString(payload) if isinstance(payload, bytes) else BackMsg()
         if message.WhichOneof("type") == "rerun_script" and not message.rerun_script.is_auto_rerun:  # timers ask all the time
-            self.answered, self.begun, self.part = False, False, bool(message.rerun_script.fragment_id)
+            self.answered, self.begun, self.part = False, False, message.rerun_script.fragment_id
 
     def received(self, payload: bytes | str) -> None:
         message = ForwardMsg.FromString(payload) if isinstance(payload, bytes) else ForwardMsg()
-        kind = message.WhichOneof("type")
+        kind, fragments = message.WhichOneof("type"), message.metadata.run.fragment_ids
         if kind == "new_session":
-            self.begun = True
+            self.answered |= self.begun and bool(fragments)
+            self.begun |= not fragments or self.part in fragments
         elif kind == "script_finished" and (self.part or message.script_finished == ForwardMsg.FINISHED_SUCCESSFULLY):
             self.answered |= self.begun
 
@@ -141,7 +147,7 @@ def page(browser: Any, scheme: str) -> Iterator[Any]:
 def settled(page: Any, ms: int = 150) -> None:
     """Wait until the server has answered everything this page asked of it; pictures that a component draws may still need a `wait_for` of their own."""
     page.wait_for_timeout(ms)
-    end = time.monotonic() + 20  # a page whose timers keep it busy may end its answer early for one of them, and never say so
+    end = time.monotonic() + 20  # a part of the page that was taken away in between is never answered
     while not WIRES[page].answered and time.monotonic() < end:
         page.wait_for_timeout(50)
     page.wait_for_selector("[data-testid='stApp'][data-test-connection-state='CONNECTED']", state="attached")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -10,12 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from conftest import tiny
 from fake_runs import STEPS, fake
+from safetensors.torch import save_file
 from streamlit.testing.v1 import AppTest
 
 import kvlab.ui.inside as inside
-from kvlab.runs import RunStore, StoredRun
+from kvlab.engine import Request
+from kvlab.engine import run as run_engine
+from kvlab.profile import SCORES
+from kvlab.registry import make
+from kvlab.runs import RunStore, StoredRun, manifest, run_id
 from kvlab.trace import NEVER
+from kvlab.ui import again, head_profile
 from kvlab.ui.component import script, style
 from kvlab.ui.finding import finding, plain
 from kvlab.ui.inside import View, block, entries_csv, first_difference, head_table, missing, payload, token_table, unread, wanted
@@ -41,7 +50,8 @@ def test_payload_holds_the_numbers_of_the_trace(kind: str) -> None:
     t = run.trace
     header, arrays = read(payload(block(run), View(1, 1, 1, 3), (3,), 7))
     assert (header["L"], header["H"], header["P"], header["S"], header["every"]) == (*t.left_at.shape, STEPS, 1)
-    assert header["view"] == {"step": 1, "layer": 1, "head": 1, "token": 3, "until": -1} and header["named"] == [3] and header["arrival"] == 7
+    assert header["view"] == {"step": 1, "layer": 1, "head": 1, "token": 3, "until": -1, "track": -1, "till": -1}
+    assert header["named"] == [3] and header["arrival"] == 7
     assert header["pieces"] == run.manifest["pieces"] and header["first"] == first_difference(t)
     assert all(a["at"] % 8 == 0 for a in header["arrays"].values())
     assert np.array_equal(arrays["left"].reshape(t.left_at.shape), t.left_at)
@@ -90,10 +100,11 @@ def test_long_runs_travel_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_view_round_trips_through_a_link_and_survives_nonsense() -> None:
     t = fake().trace
     start = View(1, 1, 1, 35)
-    for view in (View(5, 2, 0, 7), View(5, 2, 0, 7, 9), View(0, 0, 0)):
+    for view in (View(5, 2, 0, 7), View(5, 2, 0, 7, 9), View(0, 0, 0), View(1, 0, 0, 2, -1, 5, 8)):
         assert View.of(view.params(), t, start) == view
     assert View.of({}, t, start) == start
     assert View.of({"step": "-3", "L": "zwei", "H": "99999", "tok": "1e9"}, t, start) == View(1, 1, 1, -1)
+    assert View.of({"track": "9-3"}, t, start).track == View.of({"track": "x"}, t, start).track == -1
     assert View.of({"step": "٣", "tok": "5-<b>"}, t, start).until == -1
 
 
@@ -241,3 +252,62 @@ def test_page_escapes_hostile_text(store: RunStore) -> None:
     run.manifest["tops"][1] = "<img src=x onerror=alert(3)>"
     text = shown(opened(run, store))
     assert "<script>alert" not in text and "<img" not in text and "&lt;script&gt;alert(2)" in text
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_head_profile_is_drawn_when_it_is_asked_for(there: bool, store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "profile.safetensors"
+    save_file({**{name: torch.rand(3, 4) for name in SCORES}, "answered": torch.tensor([3, 2]), "asked": torch.tensor([4, 4])}, path)
+    asked = []
+    monkeypatch.setattr(head_profile, "find", lambda method, lm: asked.append(method.name) or (path if there else None))
+    at = opened(fake(), store)
+    assert not at.get("plotly_chart") and not asked, "nothing is read before the part is opened"
+    at.session_state["inside_profile"] = True
+    at.run()
+    assert not at.exception and asked == ["headkv"]
+    assert len(at.get("plotly_chart")) == there and any("python -m kvlab profile" in code.value for code in at.code) == (not there)
+    assert ("is strongest in layer" in shown(at)) == there
+
+
+def test_a_run_is_asked_for_again_with_what_was_protected() -> None:
+    lm = tiny()
+    before = run_engine(lm, Request("abcdefghij klmnop qrstu vwxyz", make("knorm", "0.2"), max_new_tokens=3, stop_at_end=False, seed=3))
+    said = manifest(lm, Request("abcdefghij klmnop qrstu vwxyz", make("knorm", "0.2"), max_new_tokens=3, stop_at_end=False, seed=3), before)
+    request = again.request_of(said, 12, 14)
+    assert request.pinned == (12, 13, 14) and request.compare and (request.seed, request.max_new_tokens) == (3, 3) and str(request.method.budget) == "0.2"
+    after = run_engine(lm, request)
+    assert all({12, 13, 14} <= set(head) for layer in after.kept for head in layer)
+    assert not all({12, 13, 14} <= set(head) for layer in before.kept for head in layer), "without protection some head drops one"
+    assert (after.trace.left_at[..., 12:15] == NEVER).all() and after.bytes["resident"] >= before.bytes["resident"]
+    assert run_id(lm, request) != said["id"] and again.request_of({**said, "request": vars(request)}, 0, 0).pinned == (0, 12, 13, 14)
+
+
+@pytest.mark.parametrize(
+    ("change", "span", "sentence"),
+    [
+        ({"method": "kivi", "knobs": {}}, (0, 1), "drops nothing"), ({"method": "cam", "knobs": {}}, (0, 1), "merges entries"),
+        ({"request": {}}, (0, 1), "without its prompt"), ({}, (5, 2), "Only tokens of the prompt"), ({}, (0, 9999), "Only tokens of the prompt"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_protected_is_a_sentence(change: dict, span: tuple[int, int], sentence: str) -> None:
+    said = {"method": "knorm", "knobs": {}, "budget": {"asked": "0.5"}, "request": {"prompt": "a"}, "prompt_tokens": 20, "question_tokens": 3}
+    with pytest.raises(ValueError, match=sentence):
+        again.request_of(said | change, *span)
+
+
+@pytest.mark.parametrize("name", ["snapkv", "h2o", "adakv", "streamingllm", "snapkv+kivi"])
+def test_pinned_entries_stay_in_every_head(name: str) -> None:
+    lm, ask = tiny(), Request("abcdefghij klmnop qrstu vwxyz 0123456789", make(name, "0.2"), max_new_tokens=4, chunk=16, stop_at_end=False, attention=False)
+    pinned = run_engine(lm, dataclasses.replace(ask, pinned=(7, 12)))
+    assert all({7, 12} <= set(head) for layer in pinned.kept for head in layer)
+    with pytest.raises(ValueError, match="positions 0 to 39; 40 is none"):
+        run_engine(lm, dataclasses.replace(ask, pinned=(40,)))
+
+
+def test_true_bits_and_side_bytes_reach_the_browser() -> None:
+    result = run_engine(tiny(), Request("abcdefghij klmnop " * 4, make("snapkv+kivi", "0.5"), max_new_tokens=2, stop_at_end=False))
+    assert 2 < result.bytes["bits_per_value"] < 32 and result.bytes["side"] == 0
+    run = fake("bits")
+    run.manifest["bytes"] |= {"bits_per_value": 5.25, "side": 2048}
+    header, _ = read(payload(block(run), View()))
+    assert header["bytes"]["bits_per_value"] == 5.25 and header["bytes"]["side"] == 2048 and header["noPin"]

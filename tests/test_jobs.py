@@ -167,6 +167,20 @@ def test_place_and_wait_follow_the_rule(desk):
     assert desk.manager.place(last).seconds is None
 
 
+def test_what_a_closed_tab_asked_for_is_cancelled_after_a_grace_but_not_what_a_reload_looks_at(desk):
+    alone, kept = (desk.manager.submit("a", [desk.job("a", title)]) for title in ("1", "2"))
+    sweep = desk.manager.submit("a", [desk.job("a", "p", background=True)])
+    other = desk.manager.submit("b", [desk.job("b", "3")])
+    desk.manager.look(kept)
+    timer = desk.manager.left("a", grace=0.05)
+    desk.manager.look(kept)  # the page that was loaded anew
+    timer.join(5)
+    until(lambda: not alone.live)
+    assert alone.jobs[0].state == "stopped" and kept.live and sweep.live and other.live
+    desk.finish(kept.jobs[0])
+    assert kept.jobs[0].state == "done"
+
+
 def test_events_are_copied_and_bounded(desk):
     job = desk.job("a", "1")
     for i in range(EVENTS + 3):

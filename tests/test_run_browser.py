@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from browser import settled
 from conftest import save_tiny
+from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
@@ -50,14 +51,17 @@ def choose(page: Any, *names: str) -> None:
     while other := [text for text in pressed.all_inner_texts() if not any(name in text for name in names)]:
         pressed.filter(has_text=other[0]).first.click()
         settled(page)
+        expect(pressed.filter(has_text=other[0])).to_have_count(0)
     for name in names:
         pill, more = pills.filter(has_text=name).first, pills.filter(has_text=re.compile(r"^\s*\+ \d+")).first
         while not pill.count():  # folded behind "+ 9"
+            folded = pills.count()
             more.click()
-            settled(page)
+            pills.nth(folded).wait_for()
         if pill.get_attribute("aria-pressed") == "false":
             pill.click()
             settled(page)
+        expect(pill).to_have_attribute("aria-pressed", "true")
 
 
 def new_tokens(page: Any, count: int) -> None:
@@ -83,7 +87,7 @@ def test_own_prompt_under_two_methods_then_look_inside(page, server):
     write(page, TEXT, QUESTION)
     choose(page, "SnapKV", "KIVI")
     new_tokens(page, 6)
-    assert lanes(page, "planned").count() == 3
+    lanes(page, "planned").nth(2).wait_for()
     run(page)
     page.locator("article.done >> nth=2").wait_for(timeout=PATIENCE)
     page.wait_for_function("location.search.includes('run=')")  # the finished runs are in the address: nothing more is to come
@@ -92,7 +96,7 @@ def test_own_prompt_under_two_methods_then_look_inside(page, server):
         assert 1 <= lane.locator(".text > span").count() <= 6  # a model that has answered stops
         said = lane.inner_text()
         assert all(word in said for word in ("nominal", "predicted", "held by tensors, measured", "peak", "entries kept"))
-    assert page.locator("article svg.chart[aria-label*='bytes held']").count() == 3
+    page.locator("article svg.chart[aria-label*='bytes held'] >> nth=2").wait_for()
     body = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
     assert body in ("rgb(250, 250, 248)", "rgb(15, 17, 19)")
     link = lanes(page, "done").nth(1).get_by_role("link", name="Look inside")
@@ -103,9 +107,8 @@ def test_own_prompt_under_two_methods_then_look_inside(page, server):
     settled(page)
     page.go_back()
     page.locator("article.done >> nth=2").wait_for()
-    settled(page)
-    assert "job=" in page.url and "inside" not in page.url
-    assert page.get_by_role("textbox", name="Question").input_value() == QUESTION
+    page.wait_for_function("location.search.includes('job=') && !location.pathname.includes('inside')")
+    expect(page.get_by_role("textbox", name="Question")).to_have_value(QUESTION)
 
 
 @pytest.mark.parametrize("scheme", ["light"], indirect=True)
@@ -121,17 +124,17 @@ def test_cancel_keeps_a_part_and_a_reload_finds_the_job(page, server, tmp_path):
     new_tokens(page, 1024)
     run(page)
     page.locator("article.running .text > span >> nth=2").wait_for(timeout=PATIENCE)
-    assert "job=" in page.url
+    page.wait_for_function("location.search.includes('job=')")
     page.reload()
     page.get_by_role("heading", name="Run", exact=True).wait_for()
     page.locator("article.running .text > span >> nth=2").wait_for(timeout=PATIENCE)
-    assert page.get_by_role("textbox", name="Question").input_value() == QUESTION
+    expect(page.get_by_role("textbox", name="Question")).to_have_value(QUESTION)
     page.locator(".st-key-do-cancel button").click()
-    page.locator("article.stopped >> nth=1").wait_for(timeout=PATIENCE)
-    settled(page)
-    assert "stopped at token" in lanes(page, "stopped").first.inner_text() and lanes(page, "stopped").first.get_by_role("link", name="Look inside").count() == 1
-    assert "cancelled before it began" in lanes(page, "stopped").nth(1).inner_text()
-    assert page.locator(".st-key-do-run button").is_enabled() and page.locator(".st-key-do-cancel button").is_disabled()
+    lanes(page, "stopped").nth(1).wait_for(timeout=PATIENCE)
+    lanes(page, "stopped").filter(has_text="stopped at token").get_by_role("link", name="Look inside").wait_for()
+    lanes(page, "stopped").filter(has_text="cancelled before it began").wait_for()
+    expect(page.locator(".st-key-do-run button")).to_be_enabled()
+    expect(page.locator(".st-key-do-cancel button")).to_be_disabled()
 
 
 @pytest.mark.parametrize("scheme", ["dark"], indirect=True)
@@ -142,6 +145,7 @@ def test_a_hostile_prompt_stays_text(page, server):
     new_tokens(page, 3)
     run(page)
     page.locator("article.done >> nth=1").wait_for(timeout=PATIENCE)
+    page.wait_for_function("location.search.includes('run=')")
     settled(page)
     assert page.evaluate("window.bad") is None
     assert page.locator("[data-testid='stApp'] img[src*='evil'], [data-testid='stApp'] .katex").count() == 0
@@ -154,6 +158,6 @@ def test_a_telephone_has_no_sideways_scroll(page, server):
     page.set_viewport_size({"width": 390, "height": 844})
     opened(page, server)
     write(page, TEXT, QUESTION)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    assert page.locator(".st-key-do-run button").is_visible()
-    assert page.locator("[data-testid='stBottom']").bounding_box()["height"] < 130
+    page.wait_for_function("document.documentElement.scrollWidth <= 390")
+    page.locator(".st-key-do-run button").wait_for()
+    page.wait_for_function("document.querySelector('[data-testid=stBottom]').getBoundingClientRect().height < 130")

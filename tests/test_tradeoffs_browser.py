@@ -10,6 +10,7 @@ import fake_sweep as fake
 import pytest
 from browser import settled
 from fake_runs import fake as run_of
+from playwright.sync_api import expect
 
 from kvlab.runs import RunStore
 
@@ -31,9 +32,9 @@ def test_a_task_a_click_and_the_run_behind_a_point(page: Any, server: str, swept
     figure = page.locator(".st-key-figure-quality")
     figure.locator(".scatterlayer .points path").first.wait_for(state="attached")
     settled(page)
-    assert page.get_by_role("figure", name=re.compile("stepped front")).count(), "the figure's sentence is its name"
-    ink = page.locator(".gtitle, .annotation-text", has_text="Score, %").first.evaluate("e => getComputedStyle(e).fill")
-    assert ink == ("rgb(22, 24, 27)" if scheme == "light" else "rgb(237, 239, 241)")
+    page.get_by_role("figure", name=re.compile("stepped front")).first.wait_for()  # the figure's sentence is its name
+    ink = page.locator(".gtitle, .annotation-text", has_text="Score, %").first
+    expect(ink).to_have_css("fill", "rgb(22, 24, 27)" if scheme == "light" else "rgb(237, 239, 241)")
     page.get_by_role("combobox", name="Task").click()
     page.get_by_role("option", name="recall").click()
     page.wait_for_url(re.compile("task=recall"))

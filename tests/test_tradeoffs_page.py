@@ -14,7 +14,7 @@ from kvlab import plots
 from kvlab.claims import LISTED
 from kvlab.plots.looks import SYMBOL
 from kvlab.registry import registry
-from kvlab.ui import choice, imported, marks, point_card, provenance, sweeps
+from kvlab.ui import choice, imported, marks, point_card, provenance, report, sweeps
 from kvlab.ui.palette import AXIS_TOKEN
 
 PAGE = str(Path(__file__).parent.parent / "pages" / "tradeoffs.py")
@@ -210,12 +210,12 @@ def test_exports_say_versions_seed_and_command(home: Path) -> None:
     about = provenance.about(raw)
     again = imported.read_import(table_of(raw), "again.csv").points
     assert again["mean"].tolist() == points["mean"].tolist() and {"versions", "seeds", "command"} <= set(again)
-    told = json.loads(provenance.json_text(raw, about, plots.alt(points)))
-    assert (told["about"]["seeds"], told["about"]["versions"]["kvlab"], told["about"]["command"]) == ("0", "0.1.0", fake.COMMAND)
-    assert len(told["points"]) == len(points)
-    page = provenance.html_text(plots.quality(points), about, "light", "made niah")
-    assert "kvlab 0.1.0" in page and "--methods full,snapkv" in page and "seed 0" in page and '"filename": "kvlab-made-niah"' in page
-    assert '"showSendToCloud": false' in page and '"displaylogo": false' in page and 'src="http' not in page
+    at = opened(sweep="made")
+    assert [button.label for button in at.get("download_button")][:3] == ["Points, CSV", "All as JSON", "Report, one HTML page"]
+    made = report.csv_text(raw, report.about("A title", {"seed": about["seeds"]}, provenance.runnable(fake.COMMAND)))
+    assert "--methods full,snapkv" in made and imported.read_import(made.encode(), "again.csv").points["mean"].tolist() == points["mean"].tolist()
+    signed = provenance.signed(plots.quality(points), about, "light").to_json()
+    assert "kvlab 0.1.0" in signed and "--methods full,snapkv" in signed and "seed 0" in signed
     assert provenance.runnable("made by hand") == "made by hand"
 
 

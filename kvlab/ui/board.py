@@ -9,7 +9,7 @@ import streamlit as st
 from kvlab.engine import Token
 from kvlab.jobs import Group, Job, JobManager
 from kvlab.lanes import lane
-from kvlab.ui import estimate, form
+from kvlab.ui import access, estimate, form
 from kvlab.ui import lane as lanes
 from kvlab.ui.plan import Plan, Planned
 from kvlab.ui.service import earlier, service, visitor
@@ -19,10 +19,12 @@ def current() -> Group | None:
     """The job of this session or of the link, if the server still remembers it. After a reload the form comes back as it was."""
     key = st.query_params.get("job") or st.session_state.get("job")
     group = service().jobs.group(key) if key else None
+    if group and "form" not in group.note:  # a sweep, or a rerun that Look inside asked for
+        return None
     if group and st.session_state.get("job") != key:
         form.restore(group.note["form"])
         st.session_state["job"] = key
-    if group:
+    if group and st.query_params.get("job") != key:
         st.query_params["job"] = key
     return group
 
@@ -30,7 +32,7 @@ def current() -> Group | None:
 def submit(plan: Plan, times: list[float | None]) -> None:
     """Queue all lanes of a plan. Raises ValueError with a sentence when the visitor has too many waiting."""
     s = service()
-    work = [lane(s.shelf, s.store, plan.model, planned.request, plan.sizes.total) for planned in plan.lanes]
+    work = [lane(s.shelf, s.store, plan.model, planned.request, plan.sizes.total, access.me()) for planned in plan.lanes]
     jobs = [Job(visitor(), planned.title, one, time) for planned, one, time in zip(plan.lanes, work, times, strict=True)]
     group = s.jobs.submit(visitor(), jobs, {"form": form.snapshot(), "plan": plan})
     st.session_state["job"] = st.query_params["job"] = group.id
@@ -46,8 +48,9 @@ def seconds(plan: Plan, finished: int) -> tuple[list[float | None], int]:
 
 def remember_runs(group: Group) -> None:
     """Put the ids of stored lanes into the address, so that the link outlives the server's memory."""
-    if ids := [job.result["id"] for job in group.jobs if job.result]:
-        st.query_params["run"] = ",".join(ids)
+    ids = ",".join(job.result["id"] for job in group.jobs if job.result)
+    if ids and st.query_params.get("run") != ids:
+        st.query_params["run"] = ids
 
 
 def views(group: Group | None, plan: Plan | None) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ def _registered() -> Callable[..., Any]:
     return st.components.v2.component("kvlab_inside", js=script(), css=style(), html="<div></div>")
 
 
-def inside(data: bytes, key: str, on_change: Callable[[], None]) -> None:
-    """Draw a payload of `kvlab.ui.inside.payload`. On release `st.session_state[key].view` is the new view and `on_change` is called first."""
-    _registered()(data=data, key=key, on_view_change=on_change)
+def inside(data: bytes, key: str, on_change: Callable[[], None], on_protect: Callable[[], None]) -> None:
+    """Draw a payload of `kvlab.ui.inside.payload`. On release `st.session_state[key].view` is the new view and `on_change` is called first; when a
+    span is to be protected, `.protect` is its {"from", "to"} for one rerun and `on_protect` is called first."""
+    _registered()(data=data, key=key, on_view_change=on_change, on_protect_change=on_protect)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 import streamlit as st
 
 from kvlab.presets import NEW_TOKENS
 from kvlab.presets import presets as shipped
 from kvlab.registry import registry
-from kvlab.ui import marks, upload
+from kvlab.ui import marks, own_tasks, upload
 from kvlab.ui.estimate import size, unit
 from kvlab.ui.service import Card, card, first_model, service
 
@@ -40,6 +42,23 @@ def begin() -> None:
             st.session_state[f"run-{name}"] = value
         st.session_state["run-pick-axis-drop"] = ["snapkv"]
         take_preset()
+    take_link()
+
+
+def take_link() -> None:
+    """A link that names a preset (`?preset=`) or a method or composition (`?methods=`) fills the form with it, once: what is changed afterwards stays."""
+    asked, name = st.query_params.get("preset"), st.query_params.get("methods", "").replace(" ", "+")  # a plus in an address is a space
+    fresh = st.session_state.get("run_link") != (asked, name)
+    if asked and asked not in presets():
+        problem(f"There is no preset \u201c{asked[:60]}\u201d. Choose one in the list.")
+    elif asked and fresh:
+        st.session_state.update({"run-source": "Preset", "run-preset": asked})
+        take_preset()
+    if name and not set(name.split("+")) <= set(registry()):
+        problem(f"There is no method \u201c{name[:60]}\u201d. Choose one below.")
+    elif name and fresh:
+        choose(name, {})
+    st.session_state["run_link"] = asked, name
 
 
 def take_preset() -> None:
@@ -117,16 +136,43 @@ def _preview(text: str) -> None:
 
 
 def _uploaded() -> str:
-    file = st.file_uploader("A .txt or .md file, UTF-8, at most 1 MB", type=["txt", "md"], max_upload_size=1, key="file")
+    s, kinds = st.session_state, ", ".join(f".{ending}" for ending in upload.ENDINGS)
+    file = st.file_uploader(f"{kinds}; text at most 1 MB, a PDF 5 MB", type=list(upload.ENDINGS), max_upload_size=5, key="file")
     if file is not None:
         try:
-            st.session_state["run-file"] = upload.read_upload(file.getvalue(), file.name)
+            _take_file(file.getvalue(), file.name)
         except ValueError as error:
-            st.session_state["run-file"] = ""
+            s["run-file"], s["run_read"] = "", None
             problem(str(error))
-    if st.session_state["run-file"]:
-        _preview(st.session_state["run-file"])
-    return st.session_state["run-file"]
+    if s["run-file"]:
+        _preview(s["run-file"])
+    if file is not None and s.get("run_read"):
+        _about_file(s["run_read"][1], file)
+    return s["run-file"]
+
+
+def _take_file(data: bytes, name: str) -> None:
+    """The chosen record of a file becomes the prompt, and its question the question, once: what is changed afterwards stays."""
+    s, key = st.session_state, hashlib.sha256(data + name.encode()).hexdigest()
+    if not s.get("run_read") or s["run_read"][0] != key:
+        s["run_read"], s["run_record"] = (key, upload.read_upload(data, name)), 1
+    found = s["run_read"][1]
+    if len(found.records) > 1:
+        s["run_record"] = st.number_input(f"Which of its {len(found.records):,} prompts", 1, len(found.records), value=s["run_record"])
+    chosen = found.records[s["run_record"] - 1]
+    if s.get("run_taken") != (key, s["run_record"]):
+        s["run_taken"], s["run-file"] = (key, s["run_record"]), chosen.prompt
+        if chosen.question:
+            s["run-question"] = chosen.question
+
+
+def _about_file(found: upload.Upload, file: Any) -> None:
+    if found.note:
+        st.html(f'<p class="kv-small">{escape(found.note)}</p>')
+    if found.task:
+        task = own_tasks.keep(file.getvalue(), file.name)
+        st.html(f'<p class="kv-small">It holds {len(found.records):,} questions with answers: <a class="kv-link" href="tradeoffs?tasks={quote(task)}">'
+                "measure them all under Trade-offs</a>.</p>")  # fmt: skip
 
 
 def question_part(counts: tuple[int, int] | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import re
 from typing import Any
 
 import pandas as pd
@@ -65,6 +66,7 @@ def _table(data: bytes, name: str) -> pd.DataFrame:
     if "\x00" in text:
         raise ValueError("The file holds a NUL character, so it is no CSV. Export it again.")
     try:
+        text = re.sub(r"\A(#[^\n]*\n)+", "", text)  # what kvlab exports says there what made it
         raw = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_values=[""])
     except (ValueError, pd.errors.ParserError) as error:
         raise ValueError(f"The file is no table of comma-separated values: {_cut(' '.join(str(error).split()), 120)}.") from None

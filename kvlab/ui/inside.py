@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from kvlab.registry import registry
 from kvlab.runs import StoredRun
 from kvlab.trace import NEVER, Trace
 
@@ -26,30 +27,37 @@ HALF_LIMIT = 12 * 2**20
 
 @dataclass(frozen=True)
 class View:
-    """What is looked at: a step, a layer and head, the locked token (-1: none) and the other end of a tracked span (-1: none)."""
+    """What is looked at: a step, a layer and head, the locked token (-1: none), the other end of a chosen span (-1: none), and the span that is tracked
+    whatever else is chosen, from `track` to `till` (-1: none)."""
 
     step: int = 0
     layer: int = 0
     head: int = 0
     token: int = -1
     until: int = -1
+    track: int = -1
+    till: int = -1
 
     def params(self) -> dict[str, str]:
         """The view as parameters of a link; `tok` is `155` or, for a span, `155-158`."""
         token = {} if self.token < 0 else {"tok": f"{self.token}" if self.until < 0 else f"{self.token}-{self.until}"}
-        return {"step": str(self.step), "L": str(self.layer), "H": str(self.head), **token}
+        track = {} if self.track < 0 else {"track": f"{self.track}-{self.till}"}
+        return {"step": str(self.step), "L": str(self.layer), "H": str(self.head), **token, **track}
 
     @classmethod
     def of(cls, params: Mapping[str, str], trace: Trace, start: View) -> View:
         """Read a link. What is missing comes from `start`, what lies outside the run is brought to its nearest end, anything unreadable counts as missing."""
         layers, heads, positions = trace.left_at.shape
         token, _, until = params.get("tok", "").partition("-")
+        first, _, last = params.get("track", "").partition("-")
+        first, last = _within(first, -1, positions), _within(last, -1, positions)
         return cls(
             _within(params.get("step"), start.step, len(trace.written)),
             _within(params.get("L"), start.layer, layers),
             _within(params.get("H"), start.head, heads),
             _within(token, start.token if not params.get("step") else -1, positions),
             _within(until, -1, positions),
+            *((first, last) if 0 <= first <= last else (-1, -1)),
         )
 
 
@@ -151,7 +159,7 @@ def block(run: StoredRun) -> tuple[dict[str, Any], bytes]:
         "run": run.id, "L": layers, "H": heads, "P": positions, "S": len(t.written), "prompt": t.prompt, "asked": t.asked, "every": every,
         "group": m["geometry"]["query_heads"] // heads, "windows": m["geometry"]["windows"], "pieces": m["pieces"], "tops": tops(run), "wanted": WANTED,
         "never": NEVER, "first": first_difference(t), "cuts": evictions(t, m["geometry"]["windows"]), "bytes": m["bytes"],
-        "precision": full_bits(m), "source": m.get("source", "code"), "arrays": where,
+        "precision": full_bits(m), "noPin": no_pin(m), "source": m.get("source", "code"), "arrays": where,
     }  # fmt: skip
     return header, b"".join(parts)
 
@@ -161,6 +169,16 @@ def tops(run: StoredRun) -> list[str]:
     m, t = run.manifest, run.trace
     known = dict(zip([*t.ids[: t.asked].tolist(), *t.written.tolist()], m["pieces"], strict=False))
     return m.get("tops") or [known.get(i, f"token {i}") for i in t.top.tolist()]
+
+
+def no_pin(manifest: dict[str, Any]) -> str:
+    """Why no entry of this run can be protected in another one, or "" where it can."""
+    parts = [registry()[name] for name in manifest["method"].split("+") if name in registry()]
+    if not manifest.get("request", {}).get("prompt"):
+        return "The run was stored without its prompt, so it cannot be run again."
+    if any(part.axis == "merging" for part in parts):
+        return "Its method merges entries into each other, so none can be held apart."
+    return "" if any(part().budget_knob for part in parts) else "Its method drops nothing, so there is nothing to protect."
 
 
 def full_bits(manifest: dict[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""How points come to the Trade-offs page: a file that a visitor brings, and the command of a sweep."""
+"""How points come to the Trade-offs page: a file that a visitor brings."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ import streamlit as st
 
 from kvlab.ui import imported
 from kvlab.ui.form import problem
-
-COMMAND = (
-    "python -m kvlab sweep --methods full,streamingllm,snapkv,keydiff,kivi,snapkv+kivi --budgets 0.5,0.25,0.125 "
-    "--tasks niah,recall --lengths 256 --samples 20"
-)
 
 
 def bring() -> None:
@@ -35,7 +30,3 @@ def bring() -> None:
     if state.get("trade_problem"):
         problem(state["trade_problem"])
 
-
-def new_sweep() -> None:
-    st.html('<p class="kv-small">A sweep runs from the command line, goes on where it stopped, and appears here when it is written.</p>')
-    st.code(COMMAND, language="bash", wrap_lines=True)

@@ -139,21 +139,11 @@ function left(parent, d) {
   if (d.below) el(rest, "div", lost ? "below lost" : "below", (lost ? "\u25C6 " : "") + d.below);
 }
 
-function follow(event) {
-  if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
-  event.preventDefault();
-  // Go as Back and Forward go: the session and its form stay, and the page stops its timers before it asks for the other one. A change of page that the
-  // server begins leaves them running until its answer, and what they ask for meanwhile draws parts of this page into that one.
-  history.pushState({}, "", event.currentTarget.href);
-  dispatchEvent(new PopStateEvent("popstate"));
-}
-
 function foot(parent, d) {
   const row = el(parent, "div", "foot");
   if (d.run) {
-    const link = el(row, "a", "", "Look inside");
+    const link = el(row, "a", "kv-link", "Look inside");
     link.href = `inside?run=${encodeURIComponent(d.run)}`;
-    link.onclick = follow;
   }
   const list = el(row, "dl", "figures");
   for (const [name, value] of d.bytes) {

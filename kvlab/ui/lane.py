@@ -129,9 +129,22 @@ def ended(result: dict[str, Any], predicted: Sequence[int]) -> dict[str, Any]:
     of = estimate.unit(result["bytes"]["full"])
     figures = [[name, estimate.size(result["bytes"][key], of)] for name, key in
                (("nominal", "nominal"), ("predicted", "predicted"), ("held by tensors, measured", "resident"), ("peak", "peak"))]  # fmt: skip
+    figures.append(["prediction", missed(result["bytes"]["predicted"], result["bytes"]["resident"])])
+    if "bits_per_value" in result["bytes"]:
+        figures.append(["bits per value, all counted", f"{result['bytes']['bits_per_value']:.2f}"])
+    if result["bytes"].get("side"):
+        figures.append(["beside the cache, shared by all runs", estimate.size(result["bytes"]["side"])])
     stopped = result["status"] == "stopped"
     return {"line": f"stopped at token {count}, kept" if stopped else line, "run": result["id"],
             "bytes": [*figures, ["entries kept", f"{realised:.0%}"]]}  # fmt: skip
+
+
+def missed(predicted: float, measured: float) -> str:
+    """How far the formula was from what was measured."""
+    if round(predicted) == round(measured):
+        return "exact"
+    share = abs(predicted - measured) / max(1, measured)
+    return f"{share:.1%} too {'low' if predicted < measured else 'high'}"
 
 
 def stored(manifest: dict[str, Any], trace: Any, reference: Sequence[int] | None) -> dict[str, Any]:

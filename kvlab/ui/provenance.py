@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import textwrap
-from html import unescape
 from typing import Any
 
 import pandas as pd
@@ -87,17 +86,6 @@ def signed(figure: go.Figure, said: dict[str, Any], scheme: str) -> go.Figure:
         label(made, text, 0, 0, scheme, token="small", xref="paper", yref="paper", xanchor="left", yanchor="top", yshift=-bottom - 17 * i)
     made.update_layout(height=made.layout.height + room, margin_b=bottom + room)
     return made
-
-
-def json_text(raw: pd.DataFrame, said: dict[str, Any], alt: str) -> str:
-    """The points with what is known of them, and the figure's sentence."""
-    rows = json.loads(raw.drop(columns=[name for name in ("versions", "command") if name in raw]).to_json(orient="records"))
-    return json.dumps({"about": said, "sentence": unescape(alt), "points": rows}, ensure_ascii=False, indent=1)
-
-
-def html_text(figure: go.Figure, said: dict[str, Any], scheme: str, name: str) -> str:
-    """A page that stands alone: Plotly inside, nothing fetched, a button that saves PNG, a footer that says where the figure comes from."""
-    return page_of(signed(figure, said, scheme), scheme).to_html(include_plotlyjs=True, config=saving(name))
 
 
 def page_of(figure: go.Figure, scheme: str) -> go.Figure:

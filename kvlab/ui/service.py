@@ -39,9 +39,23 @@ def service() -> Service:
     return Service(JobManager([device]), Shelf(1), RunStore(), device)
 
 
+@dataclass(frozen=True)
+class Tab:
+    """A session and the queue it asked."""
+
+    owner: str
+    jobs: JobManager
+
+
+@st.cache_resource(scope="session", on_release=lambda tab: tab.jobs.left(tab.owner), show_spinner=False)
+def _tab(owner: str) -> Tab:
+    """Held while the session lives. A reload lets go of it too: hence the grace in `JobManager.left`."""
+    return Tab(owner, service().jobs)
+
+
 def visitor() -> str:
     """A name for this session that nobody can guess. A reload makes a new one."""
-    return st.session_state.setdefault("visitor", uuid.uuid4().hex)
+    return _tab(st.session_state.setdefault("visitor", uuid.uuid4().hex)).owner
 
 
 @dataclass(frozen=True)

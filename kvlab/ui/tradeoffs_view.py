@@ -16,6 +16,7 @@ from kvlab import plots
 from kvlab.claims import load as load_claims
 from kvlab.ui import provenance
 from kvlab.ui.choice import SCHEMES, Choice
+from kvlab.ui.export import export_row
 from kvlab.ui.form import problem
 from kvlab.ui.point_card import has_run, link
 from kvlab.ui.sweeps import Swept, amount
@@ -179,19 +180,22 @@ def show(table: pd.DataFrame, alt: str) -> None:
     st.dataframe(table, hide_index=True, alt=alt, height=_height(table))
 
 
-def files(swept: Swept, choice: Choice, points: pd.DataFrame, raw: pd.DataFrame, said: dict[str, Any], scheme: str) -> None:
-    """Files made when asked for; each holds versions, seeds and command. Light unless a scheme was chosen."""
+def files(swept: Swept, choice: Choice, points: pd.DataFrame, raw: pd.DataFrame, said: dict[str, Any], title: str) -> None:
+    """Files to take away, each with versions, seeds and command, and the figure as a picture. Light unless a scheme was chosen."""
     own = "dark" if choice.scheme == "dark" else "light"
-    name = f"{swept.name}-{choice.task}-{choice.length}"
     draw = lambda: quality(swept.stamp, choice, tuple(points["method"].unique()), own, None, True, points)  # noqa: E731
-    makers = {"Points as CSV": ("csv", "text/csv", lambda: raw.to_csv(index=False)),
-              "Points as JSON": ("json", "application/json", lambda: provenance.json_text(raw, said, plots.alt(points, choice.x))),
-              "Figure as one HTML page": ("html", "text/html", lambda: provenance.html_text(draw(), said, own, name))}  # fmt: skip
-    for words, (ending, kind, make) in makers.items():
-        st.download_button(words, make, f"{provenance.safe(name)}.{ending}", kind, on_click="ignore", key=f"get-{ending}", width="stretch")
-    schemes = {"key": "trade-scheme", "format_func": str.capitalize, "required": True, "persist_state": "session"}
-    st.segmented_control("Colours of the figures", SCHEMES, **schemes)
-    st.toggle("Picture to save", key="trade-picture", help="Shows the figure as a picture has it, with a button that saves it as PNG or SVG")
+    commands = said.get("command", [])
+    rest = {name: value for name, value in said.items() if name not in ("command", "seeds", "versions")}
+    settings = {"sweep": swept.name, "task": choice.task, "length": choice.length, "mode": choice.mode, "seed": said.get("seeds"), **rest,
+                "measured with": said.get("versions")}  # fmt: skip
+    export_row(
+        "trade", title, tables={"Points": raw}, figures={"Quality against bytes": draw}, runs=[run for run in points["run"] if isinstance(run, str)],
+        settings=settings, command="\n".join(map(provenance.runnable, [commands] if isinstance(commands, str) else commands)),
+    )  # fmt: skip
+    with st.popover("Picture"):
+        schemes = {"key": "trade-scheme", "format_func": str.capitalize, "required": True, "persist_state": "session"}
+        st.segmented_control("Colours of the figures", SCHEMES, **schemes)
+        st.toggle("Picture to save", key="trade-picture", help="Shows the figure as a picture has it, with a button that saves it as PNG or SVG")
 
 
 def picture(swept: Swept, choice: Choice, points: pd.DataFrame, said: dict[str, Any]) -> None:

@@ -99,6 +99,27 @@ class Run {
     }
     return to;
   }
+  spread(r) { // entropy of a row of attention as a share of the most it could be
+    let sum = 0;
+    for (let p = 0; p < this.born_; p++) { const share = this.attention(r, p); if (share > 0) sum -= share * Math.log(share); }
+    return this.born_ > 1 ? sum / Math.log(this.born_) : 0;
+  }
+  sinks(r) {
+    let sum = 0;
+    for (let p = 0; p < Math.min(4, this.born_); p++) sum += this.attention(r, p);
+    return sum;
+  }
+  alive(from, to) { // of the entries of a span: the share held at each step, over all heads and layer by layer
+    const layers = new Float32Array(this.L * this.S), share = new Float32Array(this.S), each = (to - from + 1) * this.H;
+    for (let s = 0; s < this.S; s++)
+      for (let l = 0; l < this.L; l++) {
+        let held = 0;
+        for (let r = l * this.H; r < (l + 1) * this.H; r++) for (let p = from; p <= to; p++) if (p < this.a.born[s] && this.a.left[r * this.P + p] > s) held++;
+        layers[l * this.S + s] = held / each;
+        share[s] += held / each / this.L;
+      }
+    return { layers, share };
+  }
   name(r) { return `L${Math.floor(r / this.H)} · H${r % this.H}`; }
   // entries the head still held right after p left it
   keptThen(r, p) {

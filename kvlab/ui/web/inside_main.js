@@ -2,7 +2,7 @@
 
 class Inside {
   constructor(root) {
-    this.view = { step: 0, layer: 0, head: 0, token: -1, until: -1 };
+    this.view = { step: 0, layer: 0, head: 0, token: -1, until: -1, track: -1, till: -1 };
     this.hovered = this.hoverRow = -1;
     this.body = el("div", "inside");
     this.parts = { strip: new Strip(this), scrubber: new Scrubber(this), map: new KeptMap(this), heads: new Heads(this), token: new TokenPanel(this), span: new SpanPanel(this), bytes: new BytesPanel(this) };
@@ -22,10 +22,12 @@ class Inside {
 
   update(component) {
     this.send = component.setStateValue;
+    this.ask = component.setTriggerValue;
     const bytes = component.data, { header } = readHeader(bytes);
     if (this.run && this.run.run === header.run && this.arrival === header.arrival) return;
     if (!this.run || this.run.run !== header.run) this.run = new Run(bytes);
     this.run.named = header.named;
+    restoreAddress(header.run);
     this.arrival = header.arrival;
     this.view = { ...header.view };
     this.sent = JSON.stringify(this.view);
@@ -42,6 +44,20 @@ class Inside {
     const { token, until } = this.view;
     if (token < 0) return [-1, -1];
     return until >= 0 ? [Math.min(token, until), Math.max(token, until)] : this.run.word(token);
+  }
+  tracked() { return this.view.track >= 0 ? [this.view.track, this.view.till] : this.span(); }
+  trackSpan() {
+    const { view } = this, [from, to] = this.span(), same = view.track === from && view.till === to;
+    [view.track, view.till] = same ? [-1, -1] : [from, to];
+    this.parts.token.draw();
+    this.parts.span.draw();
+    this.parts.scrubber.layout();
+    this.parts.scrubber.step();
+    this.commit();
+  }
+  protect() {
+    const [from, to] = this.span();
+    this.ask("protect", { from, to });
   }
   metricWord() {
     const { run } = this;
@@ -111,6 +127,7 @@ class Inside {
     this.parts.map.attention.draw();
     this.parts.map.crosshairs();
     this.parts.token.draw();
+    this.parts.span.step();
     this.drawPick();
     if (commit) this.commit();
   }
@@ -145,6 +162,17 @@ class Inside {
     this.send("view", { ...this.view });
   }
   commitSoon() { clearTimeout(this.later); this.later = setTimeout(() => this.commit(), 250); }
+}
+
+// What the page before this one was still asked for may put its own address over this one's, after this one was opened
+function restoreAddress(run) {
+  if (!location.pathname.endsWith("/inside")) return;
+  const asked = new URLSearchParams(location.search);
+  if (!asked.has("job") && asked.get("run") === run) return;
+  if (asked.get("run") !== run) for (const name of [...asked.keys()]) asked.delete(name);
+  asked.delete("job");
+  asked.set("run", run);
+  history.replaceState(history.state, "", `?${asked}`);
 }
 
 const shownRuns = new WeakMap(); // one per mounted component: Python calls again after every rerun

@@ -84,8 +84,18 @@ class Scrubber {
       this.art.append(svg("path", { class: "cut", d: `M${x - 4.5},${y - 8}h9l-4.5,7z` }));
       if (free && x - written > 58 && x + 44 < this.width) { this.art.append(svg("text", { x: x + 8, y }, `−${grouped(n)}`)); written = x; }
     }
+    this.death(run, y);
     const total = run.cuts.reduce((sum, [, n]) => sum + n, 0);
     this.note.textContent = !total ? "nothing evicted" : dense ? `▼ ${grouped(total)} entries evicted over ${many(run.cuts.length, "step")}` : "▼ entries evicted at this step";
+  }
+
+  death(run, y) { // the step at which the last entry of the tracked span left
+    const { track, till } = this.app.view;
+    if (track < 0) return;
+    const { share } = run.alive(track, till), gone = share.findIndex((v, s) => v === 0 && (s ? share[s - 1] > 0 : run.a.born[0] > track));
+    if (gone < 0) return;
+    const x = this.x(gone);
+    this.art.append(svg("path", { class: "death", d: `M${x - 4},${y + 4}l8,8m0,-8l-8,8` }, svg("title", {}, `the tracked span is gone from step ${gone}`)));
   }
 
   axis(run) {
