@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kvlab.bundled import batches, evaluate, forms, natural, ruler, taskrows, train, words
+from kvlab.bundled import average, batches, evaluate, forms, natural, ruler, taskrows, train, words
 from kvlab.tasks.base import Sample
 from kvlab.tasks.words import KEYS, NAMES
 
@@ -81,6 +81,13 @@ def test_the_order_of_answers_that_nothing_tells_is_the_order_of_the_text():
     sample = Sample("b then a then c", ("?",), (("a", "b", "c"),))
     assert taskrows.target("ruler_cwe", sample, "?", ("a", "b", "c")) == " b, a, c."
     assert taskrows.target("ruler_vt", sample, "?", ("a", "b", "c")) == " a, b, c."
+
+
+def test_the_mean_of_two_models():
+    first, second = {"a": torch.tensor([0.0, 1.0])}, {"a": torch.tensor([1.0, 3.0])}
+    assert average.mean(first, second, 0.25)["a"].tolist() == [0.25, 1.5]
+    with pytest.raises(ValueError, match="different shapes"):
+        average.mean(first, {"a": torch.zeros(3)}, 0.5)
 
 
 def test_natural_parts_share_no_file():
