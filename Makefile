@@ -10,8 +10,8 @@ run: .venv/ready
 
 test: .venv/ready-tests
 	$(BIN)/ruff check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not browser" -n 2
-	$(BIN)/python -m pytest -m browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not browser and not alone" -n 2
+	$(BIN)/python -m pytest -m "browser or alone"
 
 # torch first, by its pin: asked for by others it would bring gigabytes of CUDA to a machine without it
 .venv/ready: requirements.txt

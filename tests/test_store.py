@@ -147,6 +147,7 @@ def test_shipped_runs_can_be_neither_tagged_nor_deleted() -> None:
     assert not ours.indexed and len({said["id"] for said in ours.list()}) == len(ours.list()) and not (store.shipped / index.NAME).exists()
 
 
+@pytest.mark.alone
 def test_two_processes_write_at_once(store: RunStore, tmp_path: Path) -> None:
     (tmp_path / "writer.py").write_text(WRITER.format(root=str(ROOT)))
     call = [sys.executable, str(tmp_path / "writer.py"), str(store.folder)]
