@@ -39,5 +39,5 @@ page = st.navigation(PAGES, position="top")
 with st.container(key="strip"):
     links.listen()
     access.arrive()
-    st.fragment(status, run_every=1.0 if sum(service().jobs.counts()) else None)()
+    st.fragment(status, run_every=5.0 if sum(service().jobs.counts()) else None)()
 page.run()

@@ -13,8 +13,8 @@ from kvlab.ui.service import Card, count, service
 
 framed()
 
-TICK = 0.4
-"""Seconds between two looks at a live job."""
+TICK = 1.0
+"""Seconds between two looks at a live job. Timers shorter than a look, on a machine that the model keeps busy, interrupt each other before anything is drawn."""
 
 
 def settings() -> tuple[Plan | None, str]:

@@ -19,7 +19,7 @@ from kvlab.ui.inside import first_difference, no_pin, show
 from kvlab.ui.lane import visible, waiting
 from kvlab.ui.service import card, service, visitor
 
-TICK = 0.4
+TICK = 1.0
 """Seconds between two looks at a live job."""
 KEY = "again"
 """The group's id in the address and in the session, so that a reload finds it."""
