@@ -14,7 +14,7 @@ from kvlab.ui.service import Card, count, service
 framed()
 
 TICK = 1.0
-"""Seconds between two looks at a live job. Timers shorter than a look, on a machine that the model keeps busy, interrupt each other before anything is drawn."""
+"""Seconds between two looks at a live job. With shorter ones the timers, beside a busy model, end each other before anything is drawn."""
 
 
 def settings() -> tuple[Plan | None, str]:
