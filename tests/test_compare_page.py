@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from itertools import product
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from alone import html, page_alone
 from compare_runs import WORDS, saying
 from fake_runs import fake
 from streamlit.testing.v1 import AppTest
@@ -23,7 +25,6 @@ from kvlab.ui.compare_diff import diff, first_difference, words
 from kvlab.ui.compare_words import story
 from kvlab.ui.finding import plain
 
-PAGE = str(Path(__file__).parent.parent / "pages" / "compare.py")
 HOSTILE = "![x](http://evil.test/a.png) <script>alert(1)</script><img src=x onerror=alert(1)>"
 OTHER = [" VAR", " cup", " =", " 9", "."]
 
@@ -204,19 +205,7 @@ def test_tables_hold_every_run_and_every_pair(store: RunStore, runs: dict[str, S
     assert by_layer.sum() == tables["Overlap of kept entries"]["both"].sum()
 
 
-def opened(**params: str) -> AppTest:
-    """The page alone, without the frame around it, which would load a model's description."""
-    at = AppTest.from_file(PAGE, default_timeout=200)
-    at.session_state["framed"] = True
-    for name, value in params.items():
-        at.query_params[name] = value
-    at.run()
-    assert not at.exception
-    return at
-
-
-def html(at: AppTest) -> str:
-    return " ".join(block.proto.body for block in at.get("html"))
+opened = functools.partial(page_alone, "compare.py")
 
 
 def param(at: AppTest, name: str) -> str:

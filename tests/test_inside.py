@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from alone import page_alone
 from conftest import tiny
 from fake_runs import STEPS, fake
 from safetensors.torch import save_file
@@ -31,7 +32,6 @@ from kvlab.ui.inside import View, block, entries_csv, first_difference, head_tab
 from kvlab.ui.palette import RAMP, TOKENS, axis_colour, css, plotly_template, ramp
 
 KINDS = ("evict", "merge", "bits", "read", "alone", "same", "full")
-PAGE = str(Path(__file__).parent.parent / "pages" / "inside.py")
 HOSTILE = ["<img src=x onerror=alert(1)>", " ![x](http://example.invalid/a.png)", " $x^2$", " :material/home:", " </style><script>alert(1)</script>"]
 HOSTILE += ["\x07", " \u202eevil"]
 
@@ -197,13 +197,7 @@ def opened(stored: StoredRun | None, store: RunStore, **params: str) -> AppTest:
     """The page with a run stored and asked for."""
     if stored is not None:
         params["run"] = store.save(stored.manifest, stored.trace)
-    at = AppTest.from_file(PAGE, default_timeout=60)
-    at.session_state["framed"] = True  # as app.py leaves it
-    for name, value in params.items():
-        at.query_params[name] = value
-    at.run()
-    assert not at.exception
-    return at
+    return page_alone("inside.py", **params)
 
 
 def shown(at: AppTest) -> str:

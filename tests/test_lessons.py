@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from alone import html as said
+from alone import page_alone
 from fake_runs import fake
-from streamlit.testing.v1 import AppTest
 
 from kvlab import lessons
 from kvlab.lessons import Lesson, Step, broken, fill, folder, holds, names, pieces, read, shown
@@ -24,7 +26,6 @@ from kvlab.ui.lesson import SCENES, built, link, place, plain, scene
 from kvlab.ui.lesson_data import Sources, answer_span, nearest, spans
 from kvlab.ui.lesson_view import script, style
 
-PAGE = str(Path(__file__).parent.parent / "pages" / "learn.py")
 FILES = sorted(folder().glob("*.yaml"))
 HOSTILE = "![x](http://evil.test/a.png) <script>alert(1)</script> **bold** {facts} $x$"
 
@@ -235,18 +236,7 @@ def test_the_browser_gets_text_only_and_colours_from_the_table() -> None:
     assert all(f"function {name}(" in code for name in ("el", "svg", "textWidth"))
 
 
-def opened(**params: str) -> AppTest:
-    at = AppTest.from_file(PAGE, default_timeout=200)
-    at.session_state["framed"] = True
-    for name, value in params.items():
-        at.query_params[name] = value
-    at.run()
-    assert not at.exception
-    return at
-
-
-def said(at: AppTest) -> str:
-    return " ".join(part.proto.body for part in at.get("html"))
+opened = functools.partial(page_alone, "learn.py")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 import fake_sweep
 import numpy as np
 import pytest
+from alone import html, page_alone
 from streamlit.testing.v1 import AppTest
 
 from kvlab import claims, toy
@@ -23,7 +25,6 @@ from kvlab.ui import methods_facts as facts
 from kvlab.ui import methods_view as view
 from kvlab.ui import sweeps
 
-PAGE = str(Path(__file__).parent.parent / "pages" / "methods.py")
 HOSTILE = "![x](http://evil.test/a.png) <script>alert(1)</script> $x$ `code`"
 
 
@@ -44,19 +45,7 @@ class Strange(Method):
     def read(self, layer, q, q_pos) -> None: ...
 
 
-def opened(**params: str) -> AppTest:
-    """The page alone, without the frame around it."""
-    at = AppTest.from_file(PAGE, default_timeout=200)
-    at.session_state["framed"] = True
-    for name, value in params.items():
-        at.query_params[name] = value
-    at.run()
-    assert not at.exception
-    return at
-
-
-def html(at: AppTest) -> str:
-    return " ".join(one.proto.body for one in at.get("html"))
+opened = functools.partial(page_alone, "methods.py")
 
 
 @pytest.mark.parametrize("name", registry())

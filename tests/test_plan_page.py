@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
 
 import fake_sweep as fake
 import pytest
-from streamlit.testing.v1 import AppTest
+from alone import html as said
+from alone import link, page_alone
 
 from kvlab.planner import answer, memory
 from kvlab.planner.formulas import size
@@ -30,23 +32,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "home" / "sweeps"
 
 
-def opened(**params: str) -> AppTest:
-    """The page alone, without the frame around it."""
-    at = AppTest.from_file(PAGE, default_timeout=200)
-    at.session_state["framed"] = True
-    for name, value in params.items():
-        at.query_params[name] = value
-    at.run()
-    assert not at.exception
-    return at
-
-
-def link(at: AppTest) -> dict[str, str]:
-    return {name: value[0] if isinstance(value, list) else value for name, value in at.query_params.items()}
-
-
-def said(at: AppTest) -> str:
-    return " ".join(part.proto.body for part in at.get("html"))
+opened = functools.partial(page_alone, "plan.py")
 
 
 def test_it_opens_with_an_answer_and_no_model_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

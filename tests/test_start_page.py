@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import re
 import time
@@ -13,6 +14,7 @@ import fake_points
 import numpy as np
 import pandas as pd
 import pytest
+from alone import html, page_alone
 from fake_runs import fake
 from fake_sweep import write
 from streamlit.testing.v1 import AppTest
@@ -206,18 +208,7 @@ def test_the_session_lists_its_own_runs_once_newest_first():
 # the page
 
 
-def opened(**params: str) -> AppTest:
-    at = AppTest.from_file(PAGE, default_timeout=200)
-    at.session_state["framed"] = True  # as app.py leaves it
-    for name, value in params.items():
-        at.query_params[name] = value
-    at.run()
-    assert not at.exception
-    return at
-
-
-def html(at: AppTest) -> str:
-    return "\n".join(part.proto.body for part in at.get("html"))
+opened = functools.partial(page_alone, "start.py")
 
 
 def drawn(at: AppTest) -> dict[str, Any]:

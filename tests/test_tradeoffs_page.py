@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
 import fake_sweep as fake
 import pandas as pd
 import pytest
+from alone import html as said
+from alone import link, page_alone
 from streamlit.testing.v1 import AppTest
 
 from kvlab import plots
@@ -17,7 +20,6 @@ from kvlab.registry import registry
 from kvlab.ui import choice, imported, marks, point_card, provenance, report, sweeps
 from kvlab.ui.palette import AXIS_TOKEN
 
-PAGE = str(Path(__file__).parent.parent / "pages" / "tradeoffs.py")
 HOSTILE = "![x](http://evil.test/a.png) <script>alert(1)</script><img src=x onerror=alert(1)> $x$ :material/home:"
 
 
@@ -29,23 +31,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "home" / "sweeps"
 
 
-def opened(**params: str) -> AppTest:
-    """The page alone, without the frame around it, which would load a model's description."""
-    at = AppTest.from_file(PAGE, default_timeout=200)
-    at.session_state["framed"] = True
-    for name, value in params.items():
-        at.query_params[name] = value
-    at.run()
-    assert not at.exception
-    return at
-
-
-def link(at: AppTest) -> dict[str, str]:
-    return {name: value[0] if isinstance(value, list) else value for name, value in at.query_params.items()}
-
-
-def said(at: AppTest) -> str:
-    return " ".join(part.proto.body for part in at.get("html"))
+opened = functools.partial(page_alone, "tradeoffs.py")
 
 
 def figures(at: AppTest) -> list[dict]:
