@@ -45,8 +45,13 @@ class StoredRun:
 
 def run_id(lm: LM, request: Request) -> str:
     """Sixteen hex digits over everything that defines a run: same id, same run."""
+    return id_of(lm.revision, lm.dtype, request)
+
+
+def id_of(revision: str, dtype: str, request: Request) -> str:
+    """`run_id` before the model is loaded."""
     asked = {k: str(v) for k, v in vars(request).items() if k != "pinned" or v}
-    said = json.dumps([SCHEMA, lm.revision, lm.dtype, asked], sort_keys=True)
+    said = json.dumps([SCHEMA, revision, dtype, asked], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
 from kvlab.runs import RunStore
-from kvlab.ui import access
+from kvlab.ui import access, opening
 from kvlab.ui.compare import Asked, Lineup, lineup
 from kvlab.ui.compare_data import body, payload
 from kvlab.ui.compare_start import offers, picker
@@ -57,6 +58,8 @@ def blind(line: Lineup) -> None:
 def page() -> None:
     asked = Asked.of(st.query_params)
     if not asked.ids:
+        asked = replace(asked, ids=opening.first_compared(access.runs(RunStore())))
+    if not asked.ids:
         return start()
     try:
         line, found, made = opened(asked, str(RunStore().folder))
@@ -71,15 +74,18 @@ def page() -> None:
     def released() -> None:
         now = state["compare"].view
         state["compare_known"] = (asked, (int(now["step"]), int(now["token"])))
-        st.query_params.update({"step": str(int(now["step"])), "tok": str(int(now["token"]))})
+        st.query_params.update({"cmp": ",".join(asked.ids), "step": str(int(now["step"])), "tok": str(int(now["token"]))})
         if now["token"] < 0:
             st.query_params.pop("tok", None)
 
     with st.container(key="head", horizontal=True, vertical_alignment="bottom"):
         title_block(found.title, found.sentence, setting(line), figures=found.figures)
         if not line.hidden:
+            listed = access.runs(RunStore())
             with st.popover("Change runs"):
-                picker(line, access.runs(RunStore()))
+                picker(line, listed)
+            with st.popover("Other prompts"):
+                st.html(offers(listed))
         blind(line)
         shown = st.toggle("Show as table", key="compare_table")
         if not line.hidden:

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from kvlab.runs import RunStore, StoredRun
-from kvlab.ui import access, again, head_profile
+from kvlab.ui import access, again, head_profile, opening
 from kvlab.ui.component import inside
 from kvlab.ui.export import export_row
 from kvlab.ui.finding import Finding, finding
@@ -69,27 +69,24 @@ def tables(run: StoredRun, view: View) -> None:
     right.dataframe(token_table(run, view), hide_index=True, alt="Every token: who holds it and what the chosen head reads", height=280)
 
 
-def open_list(said: tuple) -> None:
-    """No run is open: say so, and offer the stored ones."""
-    runs = access.runs(RunStore())[:8]
+def nothing(said: tuple) -> None:
+    """The address names no run that can be shown: say so, and offer the stored ones."""
+    runs = access.runs(RunStore())
     advice = "Start from a stored one; nothing has to load." if runs else "Nothing is stored yet. Make a run first; it appears here."
     title_block("No run is open", (*said, (advice, False)))
-    for number, m in enumerate(runs):
-        words = f"{m['title']}, budget {m['budget']['asked']}" if m["budget"]["asked"] else m["title"]
-        kind = "primary" if number == 0 else "secondary"
-        if st.button(f"Open {words}", key=f"open-{m['id']}", type=kind, help=f"{m['prompt_tokens']:,} prompt tokens, {m['created']}"):
-            st.query_params.from_dict({"run": m["id"]})
-            st.rerun()
+    if runs:
+        with st.container(border=True, key="card-runs"):
+            st.html(opening.run_list(runs, ""))
 
 
 def page() -> None:
-    asked = st.query_params.get("run", "")
+    asked = st.query_params.get("run", "") or opening.first_run(access.runs(RunStore()))
     if not asked:
-        return open_list(())
+        return nothing(())
     try:
         run, found, made = opened(asked, str(RunStore().folder))
     except ValueError as error:
-        return open_list(((f"{error} ", False),))
+        return nothing(((f"{error} ", False),))
     m = run.manifest
     if not len(run.trace.written):
         return title_block(found.title, found.sentence, setting_line(m), m["axis"])
@@ -117,6 +114,8 @@ def page() -> None:
 
     with st.container(key="head", horizontal=True, vertical_alignment="bottom"):
         title_block(found.title, found.sentence, setting_line(m), m["axis"], figures(run))
+        with st.popover("Other runs"):
+            st.html(opening.run_list(access.runs(RunStore()), run.id))
         shown = st.toggle("Show as table", key="inside_table")
         exports(run, found.title, view)
     if shown:

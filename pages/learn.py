@@ -15,6 +15,7 @@ from kvlab.ui.head import title_block
 from kvlab.ui.lesson import built, link, place
 from kvlab.ui.lesson_data import Sources, stamp
 from kvlab.ui.lesson_list import cards
+from kvlab.ui.lesson_thumb import thumb
 from kvlab.ui.lesson_view import lesson as draw
 
 framed()
@@ -31,6 +32,14 @@ def made(lesson: Lesson, data: str) -> dict[str, Any]:
     return built(lesson, Sources())
 
 
+def small(lesson: Lesson, data: str) -> str:
+    """Its small picture; "" where what it shows is no longer true of the shipped data, which the lesson itself then says."""
+    try:
+        return thumb(made(lesson, data)["steps"])
+    except ValueError:
+        return ""
+
+
 def progress() -> dict[str, dict[str, Any]]:
     """Lesson -> steps seen and guesses, for this session."""
     return st.session_state.setdefault("learned", {})
@@ -39,7 +48,7 @@ def progress() -> dict[str, dict[str, Any]]:
 def overview(found: list[Lesson], said: str = "") -> None:
     """All lessons, with what was seen of each."""
     title_block("Eight short lessons", (*(((f"{said} ", False),) if said else ()), *LOOK), "No model is loaded, nothing waits for a GPU")
-    st.html(cards(found, progress()))
+    st.html(cards(found, progress(), {lesson.id: small(lesson, stamp()) for lesson in found}))
 
 
 def files(data: dict[str, Any]) -> None:

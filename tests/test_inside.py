@@ -19,8 +19,10 @@ from safetensors.torch import save_file
 from streamlit.testing.v1 import AppTest
 
 import kvlab.ui.inside as inside
+from kvlab import runs
 from kvlab.engine import Request
 from kvlab.engine import run as run_engine
+from kvlab.presets import presets
 from kvlab.profile import SCORES
 from kvlab.registry import make
 from kvlab.runs import RunStore, StoredRun, manifest, run_id
@@ -29,6 +31,7 @@ from kvlab.ui import again, head_profile
 from kvlab.ui.component import script, style
 from kvlab.ui.finding import finding, plain
 from kvlab.ui.inside import View, block, entries_csv, first_difference, head_table, missing, payload, token_table, unread, wanted
+from kvlab.ui.opening import first_run
 from kvlab.ui.palette import RAMP, TOKENS, axis_colour, css, plotly_template, ramp
 
 KINDS = ("evict", "merge", "bits", "read", "alone", "same", "full")
@@ -205,10 +208,10 @@ def shown(at: AppTest) -> str:
     return "\n".join(element.proto.body for element in at.get("html"))
 
 
-def test_page_without_runs(store: RunStore) -> None:
-    store.shipped = store.folder
+def test_page_without_runs(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "DATA", store.folder)  # nothing is shipped
     at = opened(None, store)
-    assert "No run is open" in shown(at)
+    assert "No run is open" in shown(at) and "Make a run first" in shown(at)
 
 
 def test_page_with_a_bad_id_says_so_and_offers_runs(store: RunStore) -> None:
@@ -216,9 +219,14 @@ def test_page_with_a_bad_id_says_so_and_offers_runs(store: RunStore) -> None:
     store.save(run.manifest, run.trace)
     at = opened(None, store, run="../../etc/passwd")
     assert "That is not the id of a run" in shown(at)
-    button = at.button(key=f"open-{run.id}")
-    button.click().run()
-    assert not at.exception and "No loss that one prompt can show" in shown(at)
+    assert f'href="inside?run={run.id}"' in shown(at)
+
+
+def test_page_without_a_run_in_its_address_opens_what_the_first_preset_suggests(store: RunStore) -> None:
+    at, first = opened(None, store), presets()[0]
+    run = store.load(first_run(store.list()))
+    assert run.manifest["request"]["prompt"] == first["context"] and run.manifest["method"] == first["suggest"]["method"]
+    assert finding(run).title in shown(at) and all(f'href="inside?run={m["id"]}"' in shown(at) for m in store.list())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -20,7 +20,7 @@ from kvlab.lessons import Lesson, Step, broken, fill, folder, holds, names, piec
 from kvlab.registry import registry
 from kvlab.runs import RunStore, StoredRun
 from kvlab.trace import NEVER
-from kvlab.ui import lesson_scenes, lesson_sums
+from kvlab.ui import lesson_scenes, lesson_sums, lesson_thumb
 from kvlab.ui.inside import missing
 from kvlab.ui.lesson import SCENES, built, link, place, plain, scene
 from kvlab.ui.lesson_data import Sources, answer_span, nearest, spans
@@ -261,6 +261,16 @@ def test_the_page_lists_opens_and_keeps_progress() -> None:
 
 
 @pytest.mark.usefixtures("no_model")
+def test_the_small_pictures_show_what_is_held_and_give_no_answer_away(sources: Sources) -> None:
+    row = {"spans": [[0, 10, 1.0], [90, 100, 0.5]]}
+    held = lesson_thumb.thumb([{"picture": {"kind": "tracks", "n": 100, "rows": [row]}}])
+    assert re.findall(r"left:([\d.]+)%;width:([\d.]+)%;[^>]*--held\);opacity:([\d.]+)", held) == [("0.00", "10.00", "1.00"), ("90.00", "10.00", "0.50")]
+    guessed = {"question": {"ask": "?"}, "picture": {"kind": "text", "hide": "states", "parts": [{"t": "a", "share": 1.0}]}}
+    assert lesson_thumb.thumb([guessed]) == "" and lesson_thumb.thumb([{**guessed, "question": None}])
+    made = {lesson.id: lesson_thumb.thumb(built(lesson, sources)["steps"]) for lesson in lessons.lessons()}
+    assert all(made.values()) and len(set(made.values())) == 8 and sum(map(len, made.values())) < 150_000
+
+
 def test_unknown_lessons_and_steps_are_said_or_mended() -> None:
     assert "There is no lesson of that name" in said(opened(lesson=HOSTILE))
     assert opened(lesson="sinks", step="99").session_state["lesson_start"]["step"] == 5

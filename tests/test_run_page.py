@@ -279,6 +279,8 @@ def test_a_run_shows_tokens_and_keeps_its_link(app):
     stored.query_params["run"] = at.query_params["run"]
     stored.run()
     assert not stored.exception and [one["measured"] for one in lanes(stored)] == [full["measured"], snap["measured"]]
+    same = write(session().run())  # whoever asks for the very same run sees the stored one before pressing anything
+    assert [(one["state"], one["run"], one["note"][:13]) for one in lanes(same)] == [("done", one["run"], "stored run of") for one in (full, snap)]
 
 
 def test_a_bad_link_is_a_sentence(app):

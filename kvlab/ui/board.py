@@ -56,14 +56,25 @@ def remember_runs(group: Group) -> None:
 def views(group: Group | None, plan: Plan | None) -> list[dict[str, Any]]:
     """Lanes to draw: while a job runs, its own; afterwards those of the form, done where nothing changed, then what belongs to earlier settings."""
     if group is None:
-        return [lanes.base(planned) for planned in plan.lanes] if plan else []
+        return [_before(plan, planned) for planned in plan.lanes] if plan else []
     ran: Plan = group.note["plan"]
     done = [_view(planned, job, group, service().jobs) for planned, job in zip(ran.lanes, group.jobs, strict=True)]
     if group.live or plan is None or plan.signature == ran.signature:
         return done
     old = {_key(ran.model, planned): view for planned, view in zip(ran.lanes, done, strict=True)}
-    wanted = [old.pop(_key(plan.model, planned), None) or lanes.base(planned) for planned in plan.lanes]
+    wanted = [old.pop(_key(plan.model, planned), None) or _before(plan, planned) for planned in plan.lanes]
     return wanted + [view | {"stale": True} for view in old.values()]
+
+
+def _before(plan: Plan, planned: Planned) -> dict[str, Any]:
+    """A lane that was not run in this session: what is stored of the very same run, else what is predicted."""
+    listed, reference = {m["id"] for m in access.runs(service().store)}, plan.lanes[0].run
+    if planned.run not in listed:
+        return lanes.base(planned)
+    run = service().store.load(planned.run)
+    full = service().store.load(reference).manifest["tokens"] if reference in listed else None
+    said = lanes.stored(run.manifest, run.trace, full)
+    return lanes.base(planned) | said | {"setting": planned.setting, "note": f"stored run of {run.manifest['created'][:10]}", "predicted": planned.predicted}
 
 
 def _key(model: str, planned: Planned) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from kvlab.engine import Request, check_length
 from kvlab.method import Method
 from kvlab.registry import make, registry
+from kvlab.runs import id_of
 from kvlab.ui import estimate
 from kvlab.ui.estimate import Sizes
 from kvlab.ui.service import Card
@@ -27,7 +28,8 @@ class Pick:
 
 @dataclass(frozen=True)
 class Planned:
-    """One lane as it will run. `predicted` and `full`: bytes at every step. `acts`: when the method works; `about`: what it does."""
+    """One lane as it will run. `predicted` and `full`: bytes at every step. `acts`: when the method works; `about`: what it does.
+    `run`: the id that its run will have, or has."""
 
     name: str
     title: str
@@ -36,6 +38,7 @@ class Planned:
     about: str
     acts: str
     request: Request
+    run: str
     formula: tuple[str, str]
     predicted: list[int]
     full: list[int]
@@ -108,6 +111,7 @@ def planned(card: Card, shared: dict[str, Any], sizes: Sizes, pick: Pick, budget
     if reason := method.refuses(card.geometry):
         raise ValueError(reason)
     exact = estimate.settled(method, card.geometry, sizes)
+    request = Request(method=method, **shared)
     notes = [SOURCE_WORDS[method.source], "calibrates first, once per model" if "calibration" in method.needs else ""]
     return Planned(
         name=method.name,
@@ -116,7 +120,8 @@ def planned(card: Card, shared: dict[str, Any], sizes: Sizes, pick: Pick, budget
         note=", ".join(filter(None, notes)),
         about=" ".join((type(part).__doc__ or "").split("\n")[0] for part in method.members),
         acts=acts(method),
-        request=Request(method=method, **shared),
+        request=request,
+        run=id_of(card.lm.revision, card.dtype, request),
         formula=estimate.formula(exact, card.geometry, sizes),
         predicted=estimate.predicted(exact, card.geometry, sizes),
         full=full,
