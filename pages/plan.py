@@ -61,7 +61,7 @@ def command_card(lines: list[Line], demand: Demand) -> None:
         first = next(iter(known))
         names = {"": f"First of the list: {plan_words.named(known[first].method)}"} | {key: plan_words.named(line.method) for key, line in known.items()}
         pick = st.selectbox("Setting", list(names), key="plan-pick", format_func=names.get, persist_state="session") or first
-        st.code(command(known[pick].method, demand), language="bash", wrap_lines=True)
+        st.code(command(known[pick].method, demand), language=None, wrap_lines=True)
         st.html(plan_list.asked_of(known[pick], demand))
         return None
 

@@ -11,13 +11,18 @@ import pandas as pd
 import pytest
 from alone import html as said
 from alone import link, page_alone
+from fake_runs import fake as run_of
 from streamlit.testing.v1 import AppTest
 
 from kvlab import plots
 from kvlab.claims import LISTED
 from kvlab.plots.looks import SYMBOL
 from kvlab.registry import registry
+from kvlab.runs import RunStore
 from kvlab.ui import choice, imported, marks, point_card, provenance, report, sweeps
+from kvlab.ui.finding import finding
+from kvlab.ui.inside import wanted
+from kvlab.ui.mini_map import mini_map
 from kvlab.ui.palette import AXIS_TOKEN
 
 HOSTILE = "![x](http://evil.test/a.png) <script>alert(1)</script><img src=x onerror=alert(1)> $x$ :material/home:"
@@ -226,3 +231,18 @@ def test_a_method_keeps_its_mark_whoever_joins(monkeypatch: pytest.MonkeyPatch) 
         hues.setdefault(AXIS_TOKEN[registry()[name].axis], []).append(marks.shape(name))
     assert all(len(set(shapes)) == len(shapes) for shapes in hues.values())
     assert all(marks.shape(name) in marks.MORE for name in registry() if name not in marks.KNOWN)
+
+
+def test_the_panel_shows_what_one_of_its_runs_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KVLAB_HOME", str(tmp_path))
+    run = run_of("evict")
+    drawn = mini_map(run, 0)
+    lost = int(wanted(run.trace, 0).sum())
+    assert drawn.count("<i ") == lost > 0 and "% of entries held" in drawn
+    points, samples = fake.sweep(("niah",), (256,))
+    said = sweeps.tables(points.assign(run=run.id))[1]
+    row = said[said["method"] == "snapkv"].iloc[0]
+    assert "kv-mini" not in point_card.card(row, said, samples), "the run is not stored here"
+    RunStore().save(run.manifest, run.trace)
+    panel = point_card.card(row, said, samples)
+    assert mini_map(run, finding(run).view.step) in panel and f"compare?cmp={run.id},{run.id}" in panel

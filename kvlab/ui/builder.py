@@ -136,7 +136,7 @@ def _start(plan: Plan, known: Cost) -> None:
         word = "Start the sweep" if sum(known.left) == known.runs else "Measure the rest" if sum(known.left) else "Show it"
         pressed = st.button(word, key="sweep-start", type="primary", disabled=live)
         with st.popover("As a command"):
-            st.code(plan.command(), language="bash", wrap_lines=True)
+            st.code(plan.command(), language=None, wrap_lines=True)
     if pressed:
         try:
             submit(plan, known)

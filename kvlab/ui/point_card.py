@@ -13,6 +13,8 @@ from kvlab.plots.scales import interval, is_share, score
 from kvlab.registry import registry
 from kvlab.runs import RunStore
 from kvlab.ui import marks
+from kvlab.ui.finding import finding
+from kvlab.ui.mini_map import mini_map
 from kvlab.ui.palette import AXIS_TOKEN
 
 MANY = 200
@@ -73,6 +75,8 @@ def card(row: pd.Series, points: pd.DataFrame, samples: pd.DataFrame) -> str:
     within = "one prompt" if alone else interval(row, share).strip("[]").replace(", ", "\u2013")
     kind = "not a rate" if alone else f"{str(row['interval']).capitalize() if row['interval'] == 'wilson' else row['interval']}, n = {row['n']:.0f}"
     setting = f"<span>{escape(str(row['setting']))}</span>" if row["setting"] else ""
+    row = row.copy()
+    row["full_run"] = full["run"].iloc[0] if of_full else None
     head = f'<div class="kv-pt-head">{mark(row["method"], row["axis"])}<b>{escape(str(row["title"]))}</b>{setting}</div>'
     note = _note(row)
     held = f"{percent(row['resident'] / row['full'])} of {size(row['full'])}"
@@ -81,7 +85,7 @@ def card(row: pd.Series, points: pd.DataFrame, samples: pd.DataFrame) -> str:
         ("Held, measured" if row["source"] == "measured" else "Held", size(row["resident"]), held),
         ("95 % interval", within, kind),
     ])  # fmt: skip
-    return f'<div class="kv-pt">{head}{note}{figures}{_pairs(paired(samples, row))}{_facts(row)}{_way(row)}</div>'
+    return f'<div class="kv-pt">{head}{note}{figures}{_pairs(paired(samples, row))}{_facts(row)}{_map(row)}{_way(row)}</div>'
 
 
 def _note(row: pd.Series) -> str:
@@ -130,9 +134,24 @@ def _number(row: pd.Series, name: str) -> float | None:
     return None if pd.isna(value) else float(value)
 
 
+def _map(row: pd.Series) -> str:
+    """What one of its runs keeps, where one is stored."""
+    if not has_run(row["run"]):
+        return ""
+    try:
+        run = RunStore().load(row["run"])
+    except ValueError:  # a broken file: the page it leads to says so
+        return ""
+    step = finding(run).view.step if len(run.trace.written) else -1
+    return f'<div class="kv-pt-part"><h4>Kept entries, one of its runs</h4>{mini_map(run, step)}</div>' if step >= 0 else ""
+
+
 def _way(row: pd.Series) -> str:
     if has_run(row["run"]):
-        return f'<div class="kv-pt-way">{link(row["run"])}</div>'
+        full, pair = row["full_run"], ""
+        if has_run(full):
+            pair = f'<a class="kv-go kv-go-two" target="_self" href="compare?cmp={quote(full)},{quote(row["run"])}">Compare with full cache</a>'
+        return f'<div class="kv-pt-way">{link(row["run"])}{pair}</div>'
     if isinstance(row["run"], str):
         said = f"The run behind this point ({escape(row['run'])}) is not stored here. The command under the figure makes it again."
     else:
