@@ -6,12 +6,12 @@ from typing import Any
 
 import streamlit as st
 
-from kvlab.planner import answer, evidence
+from kvlab.planner import answer, evidence, mix
 from kvlab.planner.answer import Line, Row
 from kvlab.planner.command import command
 from kvlab.planner.memory import Demand
 from kvlab.planner.shapes import Shape
-from kvlab.ui import plan_asked, plan_bars, plan_figures, plan_form, plan_list, plan_parts, plan_words, provenance
+from kvlab.ui import plan_asked, plan_bars, plan_figures, plan_form, plan_list, plan_mix, plan_parts, plan_words, provenance
 from kvlab.ui import plan_view as view
 from kvlab.ui.form import problem
 from kvlab.ui.framed import framed
@@ -39,6 +39,18 @@ def memory_card(rows: list[Row], lines: list[Line], refused: list[tuple[str, str
         with st.expander("Show as table", key="plan-open-bills", on_change="rerun") as more:
             if more.open:
                 view.table(plan_figures.bills_table(rows, demand), "Memory, limits and decode step of every setting")
+
+
+def mix_card(rows: list[Row], demand: Demand, asked: Asked) -> None:
+    """Users of different lengths, where they were given."""
+    found = plan_mix.spreads(rows, demand, mix.parse(asked.mix, asked.written))
+    with st.container(border=True, key="card-plan-mix", gap="small"):
+        st.html(f'<h2 class="kv-sect">{plan_mix.title(found, demand)}</h2>')
+        st.html(plan_mix.card(found, demand, asked.formulas))
+        view.sentence("Users are taken as independent, their sum as normal: an estimate, rough for a handful of users.")
+        with st.expander("Show as table", key="plan-open-mix", on_change="rerun") as more:
+            if more.open:
+                view.table(plan_mix.table(found, demand), "Bytes and users of every setting where lengths differ")
 
 
 def roof_card(rows: list[Row], demand: Demand, asked: Asked) -> None:
@@ -109,7 +121,7 @@ def page() -> None:
     lines: list[Line] = []
     try:
         shape = plan_asked.shape_of(asked.shape)
-        demand = asked.demand(shape)
+        demand, lengths = asked.demand(shape), mix.parse(asked.mix, asked.written)
         methods = answer.chosen(asked.compress, asked.keep / 100)
         rows, refused = answer.rows(methods, demand, asked.bw * 1e9, asked.peak * 1e12)
         lines = answer.lines(found, methods, demand, asked.evidence if asked.evidence in tasks else "", asked.floor / 100)
@@ -127,6 +139,8 @@ def page() -> None:
             if sentence := plan_words.beyond(demand):
                 problem(sentence)
             memory_card(rows, lines, refused, demand, asked)
+            if lengths:
+                mix_card(rows, demand, asked)
             one, two = st.columns([0.56, 0.44], gap="small")
             with one:
                 roof_card(rows, demand, asked)

@@ -156,3 +156,13 @@ def test_names_are_escaped_and_words_follow_the_figures() -> None:
 
 def big() -> tuple[list[answer.Row], list[answer.Line]]:
     return answer.rows([], Asked().demand(shape("llama-3.1-70b")), 1e12, 1e14)[0], []
+
+
+def test_lengths_that_differ_have_a_card_and_a_wrong_one_is_a_sentence() -> None:
+    at = opened(mix="4k 70%, 8k 30%", users="16")
+    assert not at.exception and "4,096 tokens, 70 %" in said(at) and "of the full cache&#x27;s bytes" in said(at).replace("'", "&#x27;")
+    assert link(at)["mix"] == "4k 70%, 8k 30%"
+    at.text_input(key="plan-mix").set_value("4k <b>").run()
+    assert not at.exception and "Cannot read the length" in said(at) and 'class="kv-mx-row"' not in said(at)
+    at.text_input(key="plan-mix").set_value("").run()
+    assert "The full cache stops at" in said(at) and "mix" not in link(at)

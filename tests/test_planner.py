@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
+from dataclasses import replace
 
 import fake_sweep as fake
+import numpy as np
 import pandas as pd
 import pytest
 
 from kvlab import cli
 from kvlab.geometry import Geometry
-from kvlab.planner import answer, evidence, formulas, memory, shapes
+from kvlab.planner import answer, evidence, formulas, memory, mix, shapes
 from kvlab.planner.command import command
 from kvlab.planner.deploy import badges
 from kvlab.planner.evidence import Evidence, Setting
-from kvlab.planner.memory import GIB, Demand, bill
+from kvlab.planner.memory import GIB, Demand, bill, most_users, one_user
 from kvlab.planner.roofline import step
 from kvlab.predict import predicted_bytes
 from kvlab.registry import make, registry
@@ -294,3 +297,28 @@ def test_geometry_is_the_runs_own() -> None:
 
     config = shapes.CONFIG_MAPPING["qwen3"].from_dict(json.loads((DATA / "model" / "config.json").read_text()))
     assert shapes.shape("bundled").at(4) == Geometry.of(config, 4)
+
+
+def test_lengths_that_differ_are_summed_as_by_hand() -> None:
+    asked = Demand(shapes.shape("llama-3.1-8b"), "bfloat16", 16384, 512, 16, 1, 80 * GIB)
+    lengths = mix.parse("64k 5%, 4k: 70, 16384 25 %", 512)
+    assert [one.tokens for one in lengths] == [4096, 16384, 65536]
+    found = mix.spread(make("full"), asked, lengths)
+    each = [one_user(make("full"), asked, n) for n in (4096, 16384, 65536)]
+    draws = np.random.default_rng(0).choice(each, p=(0.7, 0.25, 0.05), size=(4000, found.users))
+    assert found.mean == pytest.approx(0.7 * each[0] + 0.25 * each[1] + 0.05 * each[2]) and sum(found.shares) == pytest.approx(1)
+    assert found.deviation == pytest.approx(draws.std(), rel=0.02)
+    fits = (draws.sum(1) + found.users * found.scores <= found.left).mean()
+    assert 0.92 < fits < 0.97, "about 95 of 100 moments fit, however the users are drawn"
+    assert found.busy(found.users) + found.users * found.scores <= found.left < found.busy(found.users + 1) + (found.users + 1) * found.scores
+    alike = mix.spread(make("full"), asked, mix.parse("16k 100%", 512))
+    assert alike.users == most_users(make("full"), asked) and alike.deviation == 0
+    assert mix.spread(make("full"), replace(asked, usable=asked.weights + GIB), lengths).users == 0, "the longest one does not fit"
+
+
+@pytest.mark.parametrize(("text", "says"), [("4k", "Cannot read the length '4k'"), ("4k 70%", "add up to 70 %"), ("256 50%, 4k 50%", "leaves no prompt"),
+                                            ("<b>", "Cannot read"), (", ".join(["4k 10%"] * 10), "At most 8")])  # fmt: skip
+def test_a_mix_that_cannot_be_read_is_a_sentence(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        mix.parse(text, 512)
+    assert mix.parse("", 512) == ()

@@ -22,7 +22,8 @@ OWN = "own"
 
 @dataclass(frozen=True)
 class Asked:
-    """One view. `memory` in GiB, `bandwidth` in GB/s, `peak` in TFLOP/s, each of one GPU; `usable`, `keep` and `floor` in per cent."""
+    """One view. `memory` in GiB, `bandwidth` in GB/s, `peak` in TFLOP/s, each of one GPU; `usable`, `keep` and `floor` in per cent.
+    `mix`: the users' lengths where they differ (`kvlab.planner.mix`)."""
 
     shape: str = "llama-3.1-8b"
     weights: str = "bfloat16"
@@ -35,6 +36,7 @@ class Asked:
     context: int = 16384
     written: int = 512
     users: int = 8
+    mix: str = ""
     compress: tuple[str, ...] = ("snapkv", "kivi", "snapkv+kivi")
     keep: int = 25
     floor: int = 90

@@ -11,6 +11,7 @@ from kvlab.planner import shapes
 from kvlab.planner.answer import MOST
 from kvlab.planner.gpus import GPUS
 from kvlab.planner.memory import DTYPES
+from kvlab.planner.mix import HOW
 from kvlab.planner.shapes import LIMIT, Shape
 from kvlab.registry import registry
 from kvlab.ui.form import label, problem
@@ -89,6 +90,7 @@ def _load() -> None:
         _number("Context, tokens", "context", 1024)
         _number("of them written", "written", 64)
         _number("Users at once", "users", 1)
+    st.text_input("Lengths, where users differ", key="plan-mix", max_chars=120, placeholder="4k 70%, 16k 25%, 64k 5%", help=HOW, **KEEP)
 
 
 def _methods() -> None:
