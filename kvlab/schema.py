@@ -43,6 +43,9 @@ def check_run(manifest: dict[str, Any], trace: Trace) -> None:
         or any(part.shape != (steps,) for part in each)
     ):
         raise ValueError("the arrays of the trace have different sizes")
+    away = trace.away
+    if away.ndim != 2 or away.dtype.kind != "i" or away.shape[1] != 5 or (away < 0).any() or (away[:, :3] >= shape).any():
+        raise ValueError("the trace names entries that it does not have")
     if len(manifest["tokens"]) != steps or len(manifest["pieces"]) != trace.asked + steps:
         raise ValueError("the text of the manifest is not that of the trace")
     if steps and not 0 < int(np.max(trace.born)) <= len(trace.ids):

@@ -22,12 +22,11 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from kvlab.budget import Budget
-from kvlab.cache import LayerKV
 from kvlab.method import Method
 from kvlab.models import DATA, LM
 from kvlab.registry import registry
 from kvlab.session import Session
-from kvlab.trace import Recorder
+from kvlab.trace import Recorder, Trace
 
 TEXT = "<s> the code of the green falcon is 7 . the red fox has a hat"
 WRITTEN = "the code of the green falcon is 7"
@@ -145,29 +144,21 @@ def ids() -> Tensor:
     return torch.tensor(model().encode(f"{TEXT} {WRITTEN}"))
 
 
-class _Recorder(Recorder):
-    """A token that never reached a layer was never held there, while the prompt was read no more than later."""
-
-    def skipped(self, layer: LayerKV, pos: Tensor) -> None:
-        self.left_at[self._readers(layer), :, pos.numpy()] = layer.cache.phase.step
-
-
 def _play(made: Method) -> Toy:
-    text, recorder = ids(), _Recorder(LAYERS, HEADS, PROMPT + STEPS)
+    text, recorder = ids(), Recorder(LAYERS, HEADS, PROMPT + STEPS)
     session = Session(model(), made, recorder=recorder)
-    kind, bits = [], [recorder.bits.copy()]
+    bits = [recorder.bits.copy()]
     for step in range(STEPS + 1):
         if step:
             session.decode(text[PROMPT + step - 1 : PROMPT + step])
         else:
             session.prefill(text[None, :PROMPT])
         recorder.step(session.cache, int(text[min(PROMPT + step, len(text) - 1)]), 0, 0)
-        kind.append(kinds(recorder, step, session.cache.owners))  # at once: what is read again later counts as never gone
         bits.append(recorder.bits.copy())
     trace = recorder.trace(text.tolist(), PROMPT, PROMPT)
     return Toy(
         knobs=changed(made),
-        kind=np.stack(kind),
+        kind=np.stack([kinds(trace, step, session.cache.owners) for step in range(STEPS + 1)]),
         into=trace.merged_into.astype(np.int16),
         bits=np.stack(bits[:-1], axis=1),
         glow=np.round(255 * np.sqrt(trace.attention.astype(np.float32).clip(0, 1))).astype(np.uint8),
@@ -176,17 +167,16 @@ def _play(made: Method) -> Toy:
     )
 
 
-def kinds(recorder: Recorder, step: int, owners: list[int]) -> np.ndarray:
-    """What every entry was when `step`, the latest, looked back: [L, H, P] as `Toy.kind` has it; `owners`: the layer whose store each layer reads."""
-    born = recorder.steps[step]["born"]
-    held = recorder.left_at > step
-    found = np.where(held, HELD, np.where(recorder.merged_into >= 0, MERGED, EVICTED)).astype(np.uint8)
-    if (looked := recorder.reads.get(step)) is not None:
-        found[held & (looked & held).any(-1, keepdims=True) & ~looked] = UNREAD
+def kinds(trace: Trace, step: int, owners: list[int]) -> np.ndarray:
+    """What every entry was when `step` looked back: [L, H, P] as `Toy.kind` has it; `owners`: the layer whose store each layer reads."""
+    held = trace.held(step)
+    found = np.where(held, HELD, np.where(trace.merged_into >= 0, MERGED, EVICTED)).astype(np.uint8)
+    if trace.read.size:
+        found[held & trace.read[step].any(-1, keepdims=True) & ~trace.read[step]] = UNREAD
     for layer, owner in enumerate(owners):
         if owner != layer:
             found[layer][held[layer]] = ELSEWHERE
-    found[..., born:] = LATER
+    found[..., trace.born[step] :] = LATER
     return found
 
 

@@ -40,6 +40,7 @@ class Trace:
     resident, touched, transient [S] int64 bytes; seconds, logprob [S] float64 / float32; written [S] int32 token ids; born [S] int32:
     positions that existed when the step's query looked back, its own among them.
     kl [S] float32 (nats, full cache to this run, on this run's own text) and top [S] int32 (the full cache's first choice), or empty.
+    away [N, 5] int32: layer, KV head, position, the first step that no longer saw an entry, and the one that saw it again; `left_at` is the last time.
     """
 
     prompt: int
@@ -64,6 +65,7 @@ class Trace:
     full: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float16))
     kl: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     top: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    away: np.ndarray = field(default_factory=lambda: np.zeros((0, 5), np.int32))
 
     def save(self, path: Path | str) -> None:
         """Write one .npz; a half-written file is never seen under `path`."""
@@ -83,20 +85,26 @@ class Trace:
         except (ValueError, EOFError, zipfile.BadZipFile):
             held = {}
         names = {f.name for f in dataclasses.fields(cls)}
-        if int(held.get("schema", 0)) != 1 or not names <= held.keys():
+        if int(held.get("schema", 0)) != 1 or not names - {"away"} <= held.keys():  # older traces know nothing of returns
             raise ValueError(f"{Path(path).name} is not a kvlab trace of version 1.")
         plain = {"prompt", "asked", "peak"}
-        return cls(**{name: int(held[name]) if name in plain else held[name] for name in names})
+        return cls(**{name: int(held[name]) if name in plain else held[name] for name in names & held.keys()})
+
+    def gone(self, step: int) -> np.ndarray:
+        """[L, H, P] bool: entries no longer in the cache while token `step` was computed."""
+        gone = self.left_at <= step
+        gone[tuple(self.away[(self.away[:, 3] <= step) & (step < self.away[:, 4]), :3].T)] = True
+        return gone
 
     def held(self, step: int) -> np.ndarray:
         """[L, H, P] bool: entries in the cache while token `step` was computed."""
-        return (self.left_at > step) & (np.arange(len(self.ids)) < self.born[step])
+        return ~self.gone(step) & (np.arange(len(self.ids)) < self.born[step])
 
     def missing(self) -> np.ndarray:
         """[S, L, H]: share of the full cache's attention that fell on entries this run no longer held. Needs `full`."""
         if not self.full.size:
             return np.zeros((0, *self.left_at.shape[:2]), np.float32)
-        return np.stack([np.where(self.left_at <= s, row, 0).sum(-1, dtype=np.float32) for s, row in enumerate(self.full)])
+        return np.stack([np.where(self.gone(s), row, 0).sum(-1, dtype=np.float32) for s, row in enumerate(self.full)])
 
     def equal(self, other: Trace) -> bool:
         """Whether two traces hold the same numbers."""
@@ -133,6 +141,7 @@ class Recorder:
         self.rows: dict[int, np.ndarray] = {}
         self.reads: dict[int, np.ndarray] = {}
         self.steps: list[dict[str, Any]] = []
+        self.away: list[np.ndarray] = []
         self.peak = 0
         self._touched = self._transient = 0
 
@@ -193,13 +202,20 @@ class Recorder:
             self.rank[readers, head, pos[head, slot]] = order[head, slot] + 1
 
     def skipped(self, layer: LayerKV, pos: Tensor) -> None:
-        """The tokens at positions `pos` [n] of this call never reached `layer`, and hold no slot there."""
+        """The tokens at positions `pos` [n] of this call never reach `layer`: not even the step that the call writes sees them there."""
         if layer.cache.phase.kind != "probe":
-            self.left_at[self._readers(layer), :, pos.cpu().numpy()] = layer.cache.phase.next_step
+            self.left_at[self._readers(layer), :, pos.cpu().numpy()] = layer.cache.phase.step
 
     def returned(self, layer: LayerKV, pos: Tensor) -> None:
-        """The tokens at positions `pos` [n] are read again: whenever they left before, they are held now."""
-        self.left_at[self._readers(layer), :, pos.cpu().numpy()] = NEVER
+        """The tokens at positions `pos` [n] are read again by this call: they are held from its step on, and were not since they left."""
+        if layer.cache.phase.kind == "probe":
+            return
+        step, readers, heads = layer.cache.phase.step, self._readers(layer).flatten(), np.arange(self.left_at.shape[1])
+        back = np.stack(np.meshgrid(readers, heads, pos.cpu().numpy(), indexing="ij"), -1).reshape(-1, 3)
+        left = self.left_at[tuple(back.T)].astype(np.int64)
+        rows = np.column_stack([back, left, np.full(len(back), step)])
+        self.away.append(rows[left < step].astype(np.int32))
+        self.left_at[tuple(back.T)] = NEVER
 
     def coded(self, layer: LayerKV) -> None:
         """Called after slots were encoded: bits per value of every slot, as they are held now."""
@@ -237,11 +253,8 @@ class Recorder:
         end = len(ids)
         steps, empty = len(self.steps), np.zeros(0, np.float16)
         rows = [self.rows[s] for s in range(steps)] if self.capture and all(s in self.rows for s in range(steps)) else []
-        exist = np.arange(self.left_at.shape[2])
-        held = [(self.left_at > s) & (exist < step["born"]) for s, step in enumerate(self.steps)] if self.reads else []
-        reads = [entries & self.reads.get(s, True) for s, entries in enumerate(held)]
         pick = lambda key, kind: np.array([s[key] for s in self.steps], kind)  # noqa: E731
-        return Trace(
+        trace = Trace(
             prompt=prompt,
             asked=asked,
             ids=np.array(ids, np.int32),
@@ -252,7 +265,7 @@ class Recorder:
             coded_at=self.coded_at[..., :end],
             bits=self.bits[..., :end],
             attention=np.stack(rows)[..., :end] if rows else empty,
-            read=np.stack(reads)[..., :end] if reads else np.zeros(0, bool),
+            read=np.zeros(0, bool),
             written=pick("token", np.int32),
             born=pick("born", np.int32),
             logprob=pick("logprob", np.float32),
@@ -261,4 +274,9 @@ class Recorder:
             transient=pick("transient", np.int64),
             seconds=pick("seconds", np.float64),
             peak=self.peak,
+            away=np.concatenate(self.away) if self.away else np.zeros((0, 5), np.int32),
         )
+        if not self.reads or not steps:
+            return trace
+        whole = np.ones(self.left_at.shape, bool)
+        return dataclasses.replace(trace, read=np.stack([trace.held(s) & self.reads.get(s, whole)[..., :end] for s in range(steps)]))

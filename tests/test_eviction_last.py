@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny
 from test_eviction import IDS, Hand, Notes, units
 
 from kvlab.attention import softmax_rows
+from kvlab.cache import LayerKV
 from kvlab.codecs.planes import Planes, row_bytes
 from kvlab.engine import kept_positions
 from kvlab.geometry import Geometry
@@ -22,7 +24,9 @@ from kvlab.models import LM
 from kvlab.onward import right_aligned
 from kvlab.predict import predicted_bytes
 from kvlab.registry import make
+from kvlab.seen import Seen
 from kvlab.session import Session
+from kvlab.store import Store
 from kvlab.trace import NEVER, Recorder
 
 LARGE = Geometry("large", 32, 32, 8, 128, (None,) * 32, 2, 131_072, True)
@@ -300,6 +304,37 @@ def test_adore_marks_a_token_read_again_as_held() -> None:
         session.decode(IDS[1, n : n + 1])
         held = [[h[: 97 + n].nonzero()[0].tolist() for h in layer] for layer in recorder.left_at == NEVER]
         assert held == kept_positions(session)
+
+
+class Looks(Recorder):
+    """Beside recording, notes which entries of each layer a step found in the store: step -> [L, H, P] bool."""
+
+    def __init__(self, layers: int, heads: int, positions: int) -> None:
+        super().__init__(layers, heads, positions)
+        self.found: dict[int, np.ndarray] = {}
+
+    def attended(self, layer: LayerKV, store: Store, seen: Seen) -> None:
+        super().attended(layer, store, seen)
+        found = self.found.setdefault(seen.phase.step, np.zeros(self.left_at.shape, bool))
+        for head, row in enumerate(store.pos()[0].expand(found.shape[1], -1).tolist()):
+            found[layer.index, head, [p for p in row if p >= 0]] = True
+
+
+@pytest.mark.parametrize(
+    "name, budget, knobs",
+    [("adore", "24t", {"rebuild": 4, "passages": 8, "steps": 20}), ("spatten", "0.5", {}), ("fastkv", "0.25", {"depth": 0.34, "rate": 0.5, "window": 4})],
+)
+def test_a_trace_says_of_every_step_what_the_stores_held(name: str, budget: str, knobs: dict) -> None:
+    """Also of tokens that never came to a layer, and of those that left and were read again."""
+    recorder = Looks(3, 2, 120)
+    session = Session(tiny(), make(name, budget, knobs), recorder=recorder)
+    for n in range(-1, 6):
+        session.decode(IDS[1, n : n + 1]) if n >= 0 else session.prefill(IDS[:1])
+        recorder.step(session.cache, 0, 0.0, 0.0)
+    trace = recorder.trace([*IDS[0].tolist(), *IDS[1, :6].tolist()], 96, 96)
+    assert all(np.array_equal(trace.held(step), recorder.found[step][..., : len(trace.ids)]) for step in range(7))
+    assert (len(trace.away) > 0) == (name == "adore")
+    assert all((trace.left_at[layer, head, p] > left) and left < back for layer, head, p, left, back in trace.away)
 
 
 def test_adores_controller_is_the_librarys_gru_token_by_token() -> None:

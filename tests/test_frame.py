@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import threading
 from collections.abc import Iterator
@@ -501,13 +502,25 @@ def test_held_and_missing_of_a_case_made_by_hand() -> None:
     assert trace.missing()[:, 0, 0] == pytest.approx([0.1, 0.75], abs=1e-3)
 
 
+def test_an_entry_that_came_back_was_away_until_then() -> None:
+    """Position 1 left before step 0, came back for step 1 and is held since."""
+    trace = dataclasses.replace(hand_made(), away=np.array([[0, 0, 1, 0, 1]], np.int32))
+    trace.left_at[0, 0, 1] = NEVER
+    assert trace.held(0)[0, 0].tolist() == [False, False, True, True, False]
+    assert trace.held(1)[0, 0].tolist() == [False, True, True, True, True]
+    assert trace.missing()[:, 0, 0] == pytest.approx([0.3, 0.5], abs=1e-3)
+
+
 def test_a_trace_saves_and_loads_equal(tmp_path: Path) -> None:
-    trace = hand_made()
+    trace = dataclasses.replace(hand_made(), away=np.array([[0, 0, 1, 0, 1]], np.int32))
     trace.save(tmp_path / "t.npz")
     assert Trace.load(tmp_path / "t.npz").equal(trace) and [p.name for p in tmp_path.iterdir()] == ["t.npz"]
-    other = hand_made()
+    other = dataclasses.replace(trace, left_at=trace.left_at.copy())
     other.left_at[0, 0, 2] = 1
-    assert not other.equal(trace)
+    assert not other.equal(trace) and not hand_made().equal(trace)
+    with np.load(tmp_path / "t.npz") as held:
+        np.savez(tmp_path / "older.npz", **{name: held[name] for name in held.files if name != "away"})
+    assert Trace.load(tmp_path / "older.npz").equal(hand_made())  # from before entries were seen to return
     np.savez(tmp_path / "other.npz", a=np.zeros(1))
     (tmp_path / "text.npz").write_text("no zip at all")
     (tmp_path / "half.npz").write_bytes((tmp_path / "t.npz").read_bytes()[:300])

@@ -11,9 +11,10 @@ from kvlab.cache import LayerKV
 from kvlab.registry import registry
 from kvlab.seen import Seen
 from kvlab.store import Store
+from kvlab.trace import Recorder
 
 
-class Watcher(toy._Recorder):
+class Watcher(Recorder):
     """Beside recording, reads every store itself whenever a step looks at it. `here` and `bits` are laid out as a toy's."""
 
     def __init__(self, layers: int, heads: int, positions: int) -> None:
@@ -43,7 +44,7 @@ class Watcher(toy._Recorder):
 @pytest.mark.parametrize("name", registry())
 def test_the_picture_is_what_the_stores_hold_and_the_shipped_one_is_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Watcher] = []
-    monkeypatch.setattr(toy, "_Recorder", lambda *sizes: made.append(Watcher(*sizes)) or made[-1])
+    monkeypatch.setattr(toy, "Recorder", lambda *sizes: made.append(Watcher(*sizes)) or made[-1])
     played, watched = toy.play(name), made[0]
     held = np.isin(played.kind, (toy.HELD, toy.UNREAD, toy.ELSEWHERE))
     assert np.array_equal(held, watched.here)

@@ -14,7 +14,7 @@ from kvlab.ui.compare import Lineup, is_full
 from kvlab.ui.compare_diff import agreement, answer, diff, first_difference
 from kvlab.ui.compare_sets import said as sets_said
 from kvlab.ui.compare_words import bits, budget
-from kvlab.ui.inside import WANTED, full_bits, missing, unread, wanted
+from kvlab.ui.inside import WANTED, full_bits, missing, returned, unread, wanted
 
 READS = 4 * 2**20
 """Bytes of read sets per run that travel; above it only every so many steps."""
@@ -34,6 +34,8 @@ def arrays(run: StoredRun) -> tuple[dict[str, np.ndarray], int]:
         found |= {"bits": t.bits, "coded": t.coded_at}
     if (t.merged_into >= 0).any():
         found["into"] = t.merged_into
+    if t.away.size:
+        found["away"] = returned(t)
     every = 1
     if t.read.size:
         rows = unread(t)

@@ -124,5 +124,5 @@ def wanted_token(run: StoredRun, step: int) -> int:
     t = run.trace
     if step >= len(t.full):
         return -1
-    lost = np.where(t.left_at <= step, t.full[step], 0)[..., : t.asked]
+    lost = np.where(t.gone(step), t.full[step], 0)[..., : t.asked]
     return int(lost.max((0, 1)).argmax()) if lost.size and lost.max() > WANTED else -1

@@ -60,7 +60,7 @@ def _strongest(weights: np.ndarray) -> tuple[tuple[int, ...], float]:
 
 def _lost(t: Trace, step: int) -> np.ndarray:
     """[L, H, P] the full cache's attention to entries that had left this run."""
-    return np.where(t.left_at <= step, t.full[step], 0) if t.full.size else np.zeros(t.left_at.shape, np.float32)
+    return np.where(t.gone(step), t.full[step], 0) if t.full.size else np.zeros(t.left_at.shape, np.float32)
 
 
 def _difference(run: StoredRun, step: int) -> Finding:

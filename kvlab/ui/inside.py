@@ -89,22 +89,29 @@ def missing(trace: Trace) -> np.ndarray:
 
 def wanted(trace: Trace, step: int) -> np.ndarray:
     """[L, H, P] bool: entries the full cache gives more than `WANTED` at this step, though they had left this run's cache."""
-    return (trace.full[step] > WANTED) & (trace.left_at <= step) if trace.full.size else np.zeros(trace.left_at.shape, bool)
+    return (trace.full[step] > WANTED) & trace.gone(step) if trace.full.size else np.zeros(trace.left_at.shape, bool)
 
 
 def judged_of(trace: Trace, layer: int, head: int, token: int) -> int:
     """How many entries the head still held right after `token` left it."""
     when = int(trace.left_at[layer, head, token])
     existing = trace.prompt if when == 0 else int(trace.born[min(when, len(trace.born)) - 1])
-    return int((trace.left_at[layer, head, :existing] > when).sum())
+    return int((~trace.gone(when)[layer, head, :existing]).sum())
 
 
 def evictions(trace: Trace, windows: list[int | None]) -> list[list[int]]:
     """[step, entries that left at it], over the layers without a window of their own; steps without any are left out."""
     open_layers = [i for i, window in enumerate(windows) if window is None]
     left = trace.left_at[open_layers]
-    steps, counts = np.unique(left[left != NEVER], return_counts=True)
+    before = trace.away[np.isin(trace.away[:, 0], open_layers), 3]
+    steps, counts = np.unique(np.concatenate([left[left != NEVER], before]), return_counts=True)
     return [[int(s), int(n)] for s, n in zip(steps, counts, strict=True) if s < len(trace.written)]
+
+
+def returned(trace: Trace) -> np.ndarray:
+    """[3 n] int32: entry (counted through layers, heads and positions), the step it left at and the one that saw it again, for each return."""
+    where = np.ravel_multi_index(tuple(trace.away[:, :3].T), trace.left_at.shape)
+    return np.column_stack([where, trace.away[:, 3:]]).astype(np.int32).ravel()
 
 
 def entries(run: StoredRun) -> np.ndarray:
@@ -138,6 +145,8 @@ def arrays(run: StoredRun) -> tuple[dict[str, np.ndarray], int]:
         del plain["bits"], plain["coded"]
     if (t.merged_into < 0).all():
         del plain["into"]
+    if t.away.size:
+        plain["away"] = returned(t)
     if t.read.size:
         plain["unread"] = np.packbits(unread(t)[::every], axis=-1, bitorder="little")
     return {name: a for name, a in plain.items() if a.size}, every

@@ -50,7 +50,7 @@ def lost(src: Sources, preset: str, method: str) -> Scene:
     t, pieces = run.trace, run.manifest["pieces"]
     step = first_difference(t)
     here = range(len(t.written)) if step is None else [step]
-    gone = np.stack([np.where(t.left_at <= s, t.full[s], 0) for s in here]).astype(np.float32)
+    gone = np.stack([np.where(t.gone(s), t.full[s], 0) for s in here]).astype(np.float32)
     at, layer, head, token = (int(i) for i in np.unravel_index(int(gone.argmax()), gone.shape))
     step, born = here[at], int(t.born[here[at]])
     full, mine = (rows[step, layer, head, :born].astype(np.float32) for rows in (t.full, t.attention))
@@ -61,7 +61,7 @@ def lost(src: Sources, preset: str, method: str) -> Scene:
         "theirs": word(tops(run)[step]), "mine": word(pieces[t.asked + step]), "wrote": wrote(run), "answer": src.presets[preset]["answer"],
         "differs": int(first_difference(t) is not None), "right": int(right(run, src.presets[preset]["answer"])),
     }  # fmt: skip
-    picture = {"kind": "reading", "n": born, "up": _sparse(full), "down": _sparse(mine), "gone": np.flatnonzero(t.left_at[layer, head, :born] <= step).tolist(),
+    picture = {"kind": "reading", "n": born, "up": _sparse(full), "down": _sparse(mine), "gone": np.flatnonzero(t.gone(step)[layer, head, :born]).tolist(),
                "names": ["full cache", f"with {run.manifest['title']}"], "labels": _labels(full, pieces) + _labels(mine, pieces, "down")[:2],
                "left": "start of the prompt", "right": "now"}  # fmt: skip
     return Scene(facts, picture, _reads(pieces, full, mine), inside(run, step, layer, head, token), (run.id,))

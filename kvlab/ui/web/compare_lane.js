@@ -53,6 +53,7 @@ class Lane extends Run {
 
   at(step) {
     step = Math.min(step, this.S - 1); // an answer that ended early stays as it was
+    if (this.a.away && step !== this.step) { this.a.left = this.leftAt(step); this.step = -1; } // few runs have entries that came back
     if (this.step < 0) this.afresh(step);
     for (; this.step < step; this.step++) this.cross(this.step + 1, 1);
     for (; this.step > step; this.step--) this.cross(this.step, -1);

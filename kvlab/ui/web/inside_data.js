@@ -30,6 +30,15 @@ class Run {
     this.heldCount = new Uint16Array(this.P);
     this.heldLayer = new Uint16Array(this.L * this.P); // heads of a layer that hold a token
     this.kept = new Uint32Array(this.R);
+    this.left = this.a.left; // the last time each entry left
+  }
+
+  leftAt(step) { // when each entry left, as it stood at a step: some came back since
+    const { away } = this.a;
+    if (!away) return this.left;
+    const left = this.left.slice();
+    for (let n = 0; n < away.length; n += 3) if (away[n + 1] <= step && step < away[n + 2]) left[away[n]] = away[n + 1];
+    return left;
   }
 
   meanMissing() {
@@ -48,6 +57,7 @@ class Run {
     this.born_ = this.a.born ? this.a.born[step] : 0;
     this.heldCount.fill(0);
     this.heldLayer.fill(0);
+    this.a.left = this.leftAt(step);
     const { left } = this.a, { heldCount, heldLayer, born_: born } = this;
     for (let r = 0; r < this.R; r++) {
       let kept = 0;
@@ -111,13 +121,15 @@ class Run {
   }
   alive(from, to) { // of the entries of a span: the share held at each step, over all heads and layer by layer
     const layers = new Float32Array(this.L * this.S), share = new Float32Array(this.S), each = (to - from + 1) * this.H;
-    for (let s = 0; s < this.S; s++)
+    for (let s = 0; s < this.S; s++) {
+      const left = this.leftAt(s);
       for (let l = 0; l < this.L; l++) {
         let held = 0;
-        for (let r = l * this.H; r < (l + 1) * this.H; r++) for (let p = from; p <= to; p++) if (p < this.a.born[s] && this.a.left[r * this.P + p] > s) held++;
+        for (let r = l * this.H; r < (l + 1) * this.H; r++) for (let p = from; p <= to; p++) if (p < this.a.born[s] && left[r * this.P + p] > s) held++;
         layers[l * this.S + s] = held / each;
         share[s] += held / each / this.L;
       }
+    }
     return { layers, share };
   }
   name(r) { return `L${Math.floor(r / this.H)} · H${r % this.H}`; }
