@@ -68,6 +68,14 @@ def test_payload_holds_the_numbers_of_the_trace(kind: str) -> None:
             assert np.array_equal(listed, np.flatnonzero((t.full[step] > inside.WANTED) & (t.left_at <= step)))
 
 
+def test_an_entry_that_came_back_travels_with_the_steps_it_was_away() -> None:
+    run = fake("same")
+    t = dataclasses.replace(run.trace, away=np.array([[1, 0, 2, 3, 6]], np.int32))
+    _, arrays = read(payload(block(dataclasses.replace(run, trace=t)), View(), (), 7))
+    assert arrays["away"].tolist() == [2 * t.left_at.shape[2] + 2, 3, 6]
+    assert [bool(t.gone(s)[1, 0, 2]) for s in range(STEPS)] == [s in (3, 4, 5) or t.left_at[1, 0, 2] <= s for s in range(STEPS)]
+
+
 def test_header_keeps_arrays_aligned_whatever_its_length() -> None:
     made = block(fake())
     for n in range(8):

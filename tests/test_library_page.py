@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 import time
@@ -9,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import streamlit as st
 from fake_runs import fake
@@ -311,6 +313,12 @@ def test_a_run_that_kvlab_could_not_show_is_refused(store: RunStore, tmp_path: P
     with pytest.raises(ValueError, match=says) as found:
         library_view.imported(store, packed(theirs, tmp_path / "b.zip", ONE))
     assert "is not a kvlab bundle of version 1" in str(found.value) and not store.holds(ONE)
+
+
+@pytest.mark.parametrize("away", [[[9, 0, 0, 1, 2]], [[0, 0, 0, 1]], [[-1, 0, 0, 1, 2]]])
+def test_a_trace_whose_returns_name_no_entries_is_refused(away: list) -> None:
+    with pytest.raises(ValueError, match="names entries that it does not have"):
+        check_run(fake().manifest, dataclasses.replace(fake().trace, away=np.array(away, np.int32)))
 
 
 def test_an_index_without_notes_gets_them(store: RunStore) -> None:
