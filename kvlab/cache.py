@@ -20,7 +20,7 @@ from kvlab.onward import Onward, right_aligned
 from kvlab.phase import Phase
 from kvlab.rows import storage_bytes
 from kvlab.seen import Seen
-from kvlab.store import Store, View
+from kvlab.store import Pages, Store, View
 
 if TYPE_CHECKING:
     from kvlab.geometry import Geometry
@@ -84,11 +84,20 @@ class LayerKV(CacheLayerMixin):
         """Write the new slots, attend, compress: q [B, Hq, t, D], k and v [B, H, t, D], pos [B, t] int32 (-1: padding)."""
         first = (self.follows or self).store.empty
         seen = self.look(q, k, v, pos, padded, rules)
-        out = None if isinstance(seen.slots, View) else (kernels if kernels.wanted(q) else packed).decode(q, (self.follows or self).store, seen.rules)
+        out = self._decoded(q, seen)
         if out is None:
             out = attend(q, seen.view, pos, seen.rules, fresh=first and not padded)
         self.attended(seen)
         return out
+
+    def _decoded(self, q: Tensor, seen: Seen) -> Tensor | None:
+        """Attention of one query straight from how the slots are held; None where that is not how they are read."""
+        store = (self.follows or self).store
+        if isinstance(seen.slots, View):
+            return None
+        if kernels.wanted(q):
+            return kernels.decode(q, store, seen.rules, seen.slots if isinstance(seen.slots, Pages) else None)
+        return packed.decode(q, store, seen.rules)
 
     def look(self, q: Tensor, k: Tensor, v: Tensor, pos: Tensor, padded: bool, rules: Rules) -> Seen:
         """The first half of `step`: write the new slots; what the queries will look at."""
@@ -96,6 +105,8 @@ class LayerKV(CacheLayerMixin):
             self.store.append(k, v, pos, padded)
         rules = replace(rules, window=self.window) if self.window != rules.window else rules
         view = None if self.window else self.cache.method.read(self, q, pos)
+        if isinstance(view, Pages) and not kernels.wanted(q):
+            view = view.view()
         if view is None:
             store = (self.follows or self).store
             # what is held may be read as it is: then nothing is decoded or padded unless somebody asks to see it

@@ -24,7 +24,7 @@ from torch import Tensor
 from kvlab.budget import Budget
 from kvlab.phase import Phase, Schedule
 from kvlab.select import keep_top
-from kvlab.store import Store, View
+from kvlab.store import Pages, Store, View
 
 if TYPE_CHECKING:
     from kvlab.cache import KVCache, LayerKV
@@ -117,8 +117,8 @@ class Method:
         """Released tokens to read again in this call, of none that is held. `ids`, `pos` [B, t]: the new tokens, -1 padding; `embed`: the model's."""
         return None
 
-    def read(self, layer: LayerKV, q: Tensor, q_pos: Tensor) -> View | None:
-        """The slots this query looks at; None: all of them."""
+    def read(self, layer: LayerKV, q: Tensor, q_pos: Tensor) -> View | Pages | None:
+        """The slots this query looks at, or the pages of the store they are; None: all of them."""
         return None
 
     def compress(self, layer: LayerKV, seen: Seen) -> None:
@@ -310,7 +310,7 @@ class Compose(Method):
     def recall(self, cache: KVCache, ids: Tensor, pos: Tensor, embed: Callable[[Tensor], Tensor]) -> Again | None:
         return self._one("recall").recall(cache, ids, pos, embed)
 
-    def read(self, layer: LayerKV, q: Tensor, q_pos: Tensor) -> View | None:
+    def read(self, layer: LayerKV, q: Tensor, q_pos: Tensor) -> View | Pages | None:
         return self._one("read").read(layer, q, q_pos)
 
     def _one(self, hook: str) -> Method:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kvlab.attention import QUERY_BLOCK, Rules, softmax_rows
 from kvlab.phase import Phase
-from kvlab.store import View
+from kvlab.store import Pages, View
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Seen:
 
     q: Tensor
     q_pos: Tensor
-    slots: View | Callable[[], View]
+    slots: View | Pages | Callable[[], View]
     rules: Rules
     phase: Phase
 
@@ -26,7 +26,7 @@ class Seen:
     def view(self) -> View:
         """The slots. A view of coded slots is made here and once, as most who encode never look at it."""
         if not isinstance(self.slots, View):
-            object.__setattr__(self, "slots", self.slots())
+            object.__setattr__(self, "slots", self.slots.view() if isinstance(self.slots, Pages) else self.slots())
         return self.slots
 
     @property

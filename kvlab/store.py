@@ -40,6 +40,18 @@ class View(NamedTuple):
     extra: Extra | None = None
 
 
+class Pages(NamedTuple):
+    """Slots named instead of handed out, in pages of `size`: what a `read` hook may return in place of a view of a part.
+
+    `lists` [B, H or Hq, n] int32: the pages of each KV head or of each query head, -1 behind the end of a short list. `view` gathers their
+    slots, for attention in torch and for whoever looks at them.
+    """
+
+    lists: Tensor
+    size: int
+    view: Callable[[], View]
+
+
 class Store:
     """The slots of one layer. Knows nothing of attention, budgets or models."""
 

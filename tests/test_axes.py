@@ -164,7 +164,7 @@ def test_quest_with_pages_of_one_reads_the_highest_products() -> None:
     layer = session.cache.layers[1]
     q = torch.randn(1, 4, 1, 16)
     session.cache.phase = session.cache.phase.__class__("decode")
-    view = method.read(layer, q, torch.tensor([[PROMPT]]))
+    view = method.read(layer, q, torch.tensor([[PROMPT]])).view()
     best = (q.view(1, 2, 2, 16) @ layer.store.view().k.mT).flatten(1, 2).topk(8).indices
     assert torch.equal(view.pos.sort(-1).values, best.int().sort(-1).values)
     assert all(torch.equal(view.k[0, h], layer.store.view().k[0, h // 2, view.pos[0, h].long()]) for h in range(4))
@@ -175,8 +175,22 @@ def test_quest_reads_whole_pages_rounded_down() -> None:
     session = Session(lm, Quest(page=16, dense=0, share=0.99))
     session.prefill(torch.cat([IDS, IDS[:, :20]], 1))  # 100 slots and B = 99: 6 of 7 pages
     session.cache.phase = session.cache.phase.__class__("decode")
-    view = session.method.read(session.cache.layers[0], torch.randn(1, 4, 1, 16), torch.tensor([[100]]))
+    view = session.method.read(session.cache.layers[0], torch.randn(1, 4, 1, 16), torch.tensor([[100]])).view()
     assert {96, 84} >= set((view.pos >= 0).sum(-1).flatten().tolist())
+
+
+def test_quest_scores_the_newest_page_as_any_other() -> None:
+    """As the authors' evaluation code: nothing is read whatever its score, so a query that points away from its own key does not read it."""
+    session = Session(tiny(), Quest(page=4, dense=0, share=0.3))
+    session.prefill(IDS)
+    session.cache.phase = session.cache.phase.__class__("decode")
+    layer, newest = session.cache.layers[1], []
+    keys = layer.store.view().k.repeat_interleave(2, dim=1)
+    for sign in (-1, 1):
+        read = session.method.read(layer, sign * keys[:, :, -4:].mean(2, keepdim=True), torch.tensor([[PROMPT - 1]]))
+        assert read.lists.shape == (1, 4, int(PROMPT * 0.3) // 4) and (read.lists.diff() > 0).all()
+        newest.append((read.lists == PROMPT // 4 - 1).any(-1).all())
+    assert newest == [False, True]
 
 
 def test_quest_reads_everything_where_it_should() -> None:
@@ -199,7 +213,7 @@ def test_quest_bytes_read() -> None:
     session = Session(lm, method)
     session.prefill(IDS)
     session.cache.phase = session.cache.phase.__class__("decode")
-    view = method.read(session.cache.layers[0], torch.randn(1, 2, 1, 16), torch.tensor([[PROMPT]]))
+    view = method.read(session.cache.layers[0], torch.randn(1, 2, 1, 16), torch.tensor([[PROMPT]])).view()
     index = 2 * 10 * 2 * 16 * 4  # two bounds for 10 pages and 2 heads of 16 channels
     assert view.touched == index + (2 * 2 * PROMPT * 16 * 4 + 4 * PROMPT) // 2
     assert session.cache.nbytes() == index + 2 * 2 * PROMPT * 16 * 4 + 4 * PROMPT == predicted_bytes(method, lm.geometry, PROMPT, PROMPT)

@@ -6,11 +6,12 @@ cases below run there and leave their largest error for the test of the same nam
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from kvlab.kernels import reference
 from kvlab.kernels.segments import Segment
 from kvlab.methods.quantization.fp8 import Float8
 from kvlab.rows import Raw, Rows
-from kvlab.store import Store
+from kvlab.store import Pages, Store
 
 pytest.importorskip("triton", reason="Triton is there on Linux only.")
 
@@ -131,8 +132,44 @@ def paged(per_query_head: bool) -> tuple[Tensor, list[Segment]]:
     lens, lists = torch.tensor([100, 33]), 6 if per_query_head else 2
     pages = torch.tensor([[6, 0, 3], [2, -1, -1], [1, 2, 4], [0, 1, 2], [2, 0, -1], [1, -1, -1]], dtype=torch.int32)
     segment = Segment.ragged(Raw(gauss(133, 64, seed=1)), Raw(gauss(133, 64, seed=2)), lens)
-    segment = Segment(segment.k, segment.v, segment.k_rows, segment.v_rows, segment.lens, 48, pages[:lists] if per_query_head else pages[[0, 4]], 16)
+    segment = replace(segment, longest=48, pages=pages[:lists] if per_query_head else pages[[0, 4]], page=16)
     return gauss(lists, 1 if per_query_head else 4, 64), [segment]
+
+
+def chosen(store: Store, heads: int, size: int = 8) -> Pages:
+    """For each of `heads` lists of every text of a store some of its pages: some short, and the cut off last page of every other head."""
+    lens = store.lens().repeat_interleave(heads // store.lens().shape[1], dim=1)
+    lists = torch.full((*lens.shape, 4), -1, dtype=torch.int32)
+    for i, length in enumerate(lens.flatten().tolist()):
+        pages = -(-length // size)
+        some = [(i + 5 * n) % pages for n in range(1 + i % 3)] + [pages - 1] * (i % 2)
+        lists.view(-1, 4)[i, : len(set(some))] = torch.tensor(sorted(set(some)))
+    return Pages(lists, size, lambda: store.view())
+
+
+def paged_store(uneven: bool, codes: bool) -> Store:
+    """Slots in two or three segments of which none begins with a page: left by eviction, coded to eight-bit floats, and then raw ones."""
+    store = Store()
+    store.append(gauss(2, 2, 75, 32, seed=3), gauss(2, 2, 75, 32, seed=4), torch.arange(75, dtype=torch.int32).expand(2, -1))
+    store.keep(gauss(2, 2, 75, seed=5) > torch.tensor([-3.0, 0.0, 0.7, 1.5]).view(2, 2, 1) if uneven else torch.arange(75).expand(2, 2, -1) % 5 > 0)
+    if codes:
+        store.code("k", store.raw_lens("k") // 2, lambda rows, lens: float8(rows, "token", lens))
+        store.code("v", store.raw_lens("v") * 2 // 3, lambda rows, lens: ChannelGroups.of(rows, 4, 16))
+    for step in range(5):
+        new = [gauss(2, 2, 1, 32, seed=6 + step + x) for x in (0, 50)]
+        store.append(*new, torch.full((2, 1), 75 + step, dtype=torch.int32))
+    return store
+
+
+def by_hand_paged(q: Tensor, store: Store, pages: Pages) -> Tensor:
+    """Attention over the listed pages of the decoded store, in float32: q [B, Hq, 1, D]."""
+    view, lens, out = store.view(), store.lens(), torch.zeros(q.shape)
+    for b, head in itertools.product(range(q.shape[0]), range(q.shape[1])):
+        h = head * lens.shape[1] // q.shape[1]
+        named = pages.lists[b, head * pages.lists.shape[1] // q.shape[1]].tolist()
+        slots = [slot for page in named if page >= 0 for slot in range(page * pages.size, (page + 1) * pages.size) if slot < lens[b, h]]
+        out[b, head] = (q[b, head].float() @ view.k[b, h, slots].float().T * 0.2).softmax(-1) @ view.v[b, h, slots].float()
+    return out
 
 
 def scaled_by_heads() -> tuple[Tensor, list[Segment]]:
@@ -164,12 +201,22 @@ def interpreted() -> dict[str, Any]:
         q, store = gauss(2, 6, 1, 32), coded_store(uneven)
         out = kernels.decode(q, store, Rules(0.2))
         found[f"store, uneven {uneven}"] = float((out.float() - by_hand(q, store)).abs().max())
-    found["model"] = through_a_model()
+    for (uneven, codes), heads in itertools.product(PAGED, (2, 6)):
+        q, store = gauss(2, 6, 1, 32), paged_store(uneven, codes)
+        pages = chosen(store, heads)
+        out = kernels.decode(q, store, Rules(0.2), pages)
+        found[f"paged store, uneven {uneven} coded {codes} lists {heads}"] = float((out.float() - by_hand_paged(q, store, pages)).abs().max())
+    for name, knobs in MODELS.items():
+        found[f"model {name}"] = through_a_model(name, knobs)
     return found
 
 
-def through_a_model() -> float:
-    """Largest difference of logits when a tiny model under KIVI decodes through the kernels instead of through torch; 99 if it did not."""
+PAGED = [(False, False), (True, False), (True, True)]
+MODELS = {"kivi": {"bits": "4", "group": "16", "residual": "16"}, "quest": {"page": "4", "dense": "1", "share": "0.3"}}
+
+
+def through_a_model(name: str, knobs: dict[str, str]) -> float:
+    """Largest difference of logits when a tiny model under a method decodes through the kernels instead of through torch; 99 if it did not."""
     from conftest import tiny
 
     from kvlab.registry import make
@@ -177,7 +224,7 @@ def through_a_model() -> float:
 
     logits = []
     for route in ("torch", "kernels"):
-        session = Session(tiny(layers=2), make("kivi", None, {"bits": "4", "group": "16", "residual": "16"}))
+        session = Session(tiny(layers=2), make(name, None, knobs))
         kernels.wanted = (lambda q: q.shape[2] == 1) if route == "kernels" else (lambda q: False)
         session.prefill(torch.arange(60)[None])
         taken, decode = [], kernels.decode
@@ -211,5 +258,12 @@ def test_pages_and_stores_equal_plain_torch(name: str, errors: dict[str, float])
     assert errors[name] <= 2e-3
 
 
-def test_a_model_writes_the_same_through_the_kernels(errors: dict[str, float]) -> None:
-    assert errors["model"] <= 5e-3
+@pytest.mark.parametrize("heads", [2, 6])
+@pytest.mark.parametrize(("uneven", "codes"), PAGED)
+def test_pages_of_a_store_equal_plain_torch(uneven: bool, codes: bool, heads: int, errors: dict[str, float]) -> None:
+    assert errors[f"paged store, uneven {uneven} coded {codes} lists {heads}"] <= 2e-3
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_writes_the_same_through_the_kernels(name: str, errors: dict[str, float]) -> None:
+    assert errors[f"model {name}"] <= 5e-3

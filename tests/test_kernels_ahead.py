@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ from kvlab.codecs.each import Each
 from kvlab.kernels import reference
 from kvlab.kernels.segments import Segment, segments
 from kvlab.methods.quantization.fp8 import Float8
-from kvlab.store import Store
+from kvlab.rows import Raw
+from kvlab.store import Pages, Store
 
 pytest.importorskip("triton", reason="Triton is there on Linux only.")
 
@@ -57,6 +59,8 @@ def test_what_the_kernels_do_not_read_goes_to_torch() -> None:
     wide.code("v", 5, lambda rows, lens: Each.of(rows, lens, Float8("e5m2", "one"), rows.dtype))
     for store in (thinned, per_token, weighed, padded, wide):
         assert kernels.decode(q, store, plain) is None
+    pages = Pages(torch.zeros(2, 4, 1, dtype=torch.int32), 16, coded_store(False).view)
+    assert kernels.decode(q, coded_store(False), plain, pages) is None  # groups of keys are tiles, pages are not
     for rules in (Rules(0.2, softcap=30.0), Rules(0.2, sinks=torch.zeros(4)), Rules(0.2, window=100)):
         assert kernels.decode(q, coded_store(False), rules) is None
 
@@ -104,6 +108,18 @@ def test_compiled_for_a_device_that_is_not_there(kind: str, capability: int, cor
     made = compiled(gauss(2, 4, 128, dtype=torch.bfloat16), Segment.even(held(kind, rows, "k"), held(values, rows, "v"), 2, 128), capability)
     assert core in made.tensor_core() and made.asynchronous() and made.spills() == 0
     assert made.shared <= (227 if capability == 90 else 163) * 1024
+    assert 1 < made.per_number() <= most
+
+
+@pytest.mark.parametrize(("size", "most"), [(16, 5.0), (4, 5.0)])
+def test_compiled_for_pages(size: int, most: float, compiler: None) -> None:
+    """One list for each query head, as Quest chooses: finding the slots of a page comes on top of reading them."""
+    from kvlab.kernels.ahead import compiled
+
+    rows = Raw(gauss(256, 128, dtype=torch.bfloat16))
+    segment = replace(Segment.even(rows, rows, 2, 128), pages=torch.zeros(8, 3, dtype=torch.int32), page=size)
+    made = compiled(gauss(8, 1, 128, dtype=torch.bfloat16), segment, 90)
+    assert "mma" in made.tensor_core() and made.asynchronous() and made.spills() == 0
     assert 1 < made.per_number() <= most
 
 

@@ -114,7 +114,7 @@ def error(q: Tensor, out: Tensor, segment: Segment) -> float:
         k, v = (part(rows, origin, min(border, len(rows.tensors()[0]))) for rows in (segment.k, segment.v))
         first = segment.k_rows[unit : unit + 1] - origin
         pages = None if segment.pages is None else segment.pages[unit : unit + 1]
-        alone = replace(segment, k=k, v=v, k_rows=first, v_rows=first, lens=segment.lens[unit : unit + 1], pages=pages)
+        alone = replace(segment, k=k, v=v, k_rows=first, v_rows=first, lens=segment.lens[unit : unit + 1], starts=segment.starts[unit : unit + 1], pages=pages)
         plain = reference.attend(q[unit : unit + 1], [alone], SIZE**-0.5)
         worst = max(worst, float((out[unit : unit + 1].float() - plain).abs().max()))
     return worst

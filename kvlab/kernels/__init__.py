@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from kvlab.codecs.affine import TokenGroups
 from kvlab.kernels.segments import segments
-from kvlab.store import Store
+from kvlab.store import Pages, Store
 
 if TYPE_CHECKING:
     from kvlab.attention import Rules
@@ -37,18 +39,22 @@ def unmasked(store: Store, rules: Rules) -> bool:
     return plain and not store.padded and "bias" not in store.columns and type(store).view is Store.view
 
 
-def decode(q: Tensor, store: Store, rules: Rules) -> Tensor | None:
-    """Attention of one query over all slots of `store`, q [B, Hq, 1, D] -> the same shape. None where the kernels do not fit: torch takes over.
+def decode(q: Tensor, store: Store, rules: Rules, pages: Pages | None = None) -> Tensor | None:
+    """Attention of one query over all slots of `store`, or those of `pages`: q [B, Hq, 1, D] -> the same shape. None where the kernels do not fit.
 
-    What fits follows from how the store holds its slots and from what the model asks for, never from the method.
+    Then torch takes over. What fits follows from how the store holds its slots and from what the model asks for, never from the method.
     """
     if not unmasked(store, rules):
         return None
     found = segments(store)
-    if found is None:
-        return None
+    if found is None or (pages and any(isinstance(segment.k, TokenGroups) for segment in found)):
+        return None  # a tile is one group of keys, and pages are not
     from kvlab.kernels.launch import attend
 
     b, hq, _, d = q.shape
     units = len(found[0].lens)
+    if pages:
+        lists = pages.lists.flatten(0, 1)
+        units = len(lists)
+        found = [replace(segment, pages=lists, page=pages.size, longest=min(segment.longest, lists.shape[1] * pages.size)) for segment in found]
     return attend(q.reshape(units, b * hq // units, d), found, rules.scaling).view(b, hq, 1, d)

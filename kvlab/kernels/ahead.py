@@ -69,7 +69,7 @@ def compiled(q: Tensor, segment: Segment, capability: int, **override: int) -> C
     constants |= override
     options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
     pages = segment.lens if segment.pages is None else segment.pages
-    given = [q, *tensors, segment.k_rows, segment.v_rows, segment.lens, pages] + [torch.empty(0)] * 3
+    given = [q, *tensors, segment.k_rows, segment.v_rows, segment.lens, segment.starts, pages] + [torch.empty(0)] * 3
     names = [name for name in split.arg_names if name not in constants and name not in NUMBERS]
     types = dict(zip(names, (TYPES[tensor.dtype] for tensor in given), strict=True)) | NUMBERS | dict.fromkeys(constants, "constexpr")
     types = {name: types[name] for name in split.arg_names}

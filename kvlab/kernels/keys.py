@@ -49,3 +49,17 @@ def sparse_scores(planes, data, bitmap, row, live, W: tl.constexpr, WIDTH: tl.co
         keys, places = sparse_plane(data, bits, places, j)
         scores = product(keys, planes[j].to(keys.dtype), scores, True)
     return scores
+
+
+@triton.jit
+def row_scores(
+    planes, data, scale, row, owner, live, K: tl.constexpr, OF: tl.constexpr, CONVERTS: tl.constexpr, W: tl.constexpr, D: tl.constexpr,
+    WIDTH: tl.constexpr, COUNT: tl.constexpr,
+):  # fmt: skip
+    """Keys of which each row is held by itself, as `K` says: eight-bit floats, sparse or raw."""
+    if K == "float8":
+        return float8_scores(planes, data, scale, row, owner, live, OF, CONVERTS, W, D)
+    elif K == "sparse":
+        return sparse_scores(planes, data, scale, row, live, W, WIDTH, COUNT)
+    else:
+        return raw_scores(planes, data, row, live, W, D)

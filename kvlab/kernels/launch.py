@@ -103,8 +103,8 @@ def attend(q: Tensor, segments: list[Segment], scaling: float, cuts: list[int] |
         pages = segment.lens if segment.pages is None else segment.pages
         listed = 0 if segment.pages is None else pages.shape[1]
         split[units, count](
-            q, *tensors, segment.k_rows, segment.v_rows, segment.lens, pages, acc, top, total, scaling * math.log2(math.e), first, count, listed,
-            2 ** constants["KB"] - 1, 2 ** constants["VB"] - 1, **constants,
+            q, *tensors, segment.k_rows, segment.v_rows, segment.lens, segment.starts, pages, acc, top, total,
+            scaling * math.log2(math.e), first, count, listed, 2 ** constants["KB"] - 1, 2 ** constants["VB"] - 1, **constants,
         )  # fmt: skip
         first += count
     merge[(units * group,)](acc, top, total, out, sum(cuts), units * group, D=size, W=power(size), num_warps=1)

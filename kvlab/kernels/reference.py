@@ -17,13 +17,13 @@ def exact(rows: Rows) -> Tensor:
 
 
 def slots_of(segment: Segment, unit: int, share: int) -> Tensor:
-    """The slots of a unit that list `unit` reads, in the order of its pages: [n] int64."""
-    length = int(segment.lens[unit // share])
+    """The rows of a unit that list `unit` reads, in the order of its pages, counted from the segment's first: [n] int64."""
+    length, start = int(segment.lens[unit // share]), int(segment.starts[unit // share])
     if segment.pages is None:
         return torch.arange(length, device=segment.lens.device)
     pages = segment.pages[unit].long()
-    slots = (pages[pages >= 0, None] * segment.page + torch.arange(segment.page, device=pages.device)).flatten()
-    return slots[slots < length]
+    slots = (pages[pages >= 0, None] * segment.page + torch.arange(segment.page, device=pages.device)).flatten() - start
+    return slots[(slots >= 0) & (slots < length)]
 
 
 def attend(q: Tensor, segments: list[Segment], scaling: float) -> Tensor:

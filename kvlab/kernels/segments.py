@@ -28,8 +28,10 @@ TILES = (16, 32, 64, 128)
 
 @dataclass(frozen=True)
 class Segment:
-    """`longest`: slots of the longest unit. `pages` [L, n] int32 with `page` slots each: units are then lists of pages, L a multiple of U,
-    and list i reads from unit i // (L / U); -1 fills up short lists.
+    """`longest`: slots of the longest unit, or as many as a list names. `starts` [U] int32: the slot each unit's rows begin with.
+
+    `pages` [L, n] int32 with `page` slots each: units are then lists of pages, L a multiple of U, and list i reads from unit i // (L / U); -1 fills up
+    short lists. Pages count the slots of the whole store, so a page may lie in several segments.
     """
 
     k: Rows
@@ -38,6 +40,7 @@ class Segment:
     v_rows: Tensor
     lens: Tensor
     longest: int
+    starts: Tensor
     pages: Tensor | None = None
     page: int = 0
 
@@ -45,12 +48,14 @@ class Segment:
     def even(cls, k: Rows, v: Rows, units: int, length: int) -> Segment:
         """Every unit has all of its `length` rows, end to end."""
         rows = torch.arange(units, device=k.tensors()[0].device) * length
-        return cls(k, v, rows, rows, torch.full_like(rows, length, dtype=torch.int32), length)
+        lens = torch.full_like(rows, length, dtype=torch.int32)
+        return cls(k, v, rows, rows, lens, length, torch.zeros_like(lens))
 
     @classmethod
     def ragged(cls, k: Rows, v: Rows, lens: Tensor) -> Segment:
         """`lens` [U] rows for each unit, end to end."""
-        return cls(k, v, lens.cumsum(0) - lens, lens.cumsum(0) - lens, lens.to(torch.int32), int(lens.max()))
+        rows, lens = lens.cumsum(0) - lens, lens.to(torch.int32)
+        return cls(k, v, rows, rows, lens, int(lens.max()), torch.zeros_like(lens))
 
 
 def width(rows: Rows) -> int:
@@ -105,7 +110,7 @@ def _even(k: Part, k_first: int, v: Part, v_first: int) -> Segment | None:
         return None
     unit = torch.arange(k.lens.numel(), device=k.lens.device)
     lens = torch.full_like(unit, end - start, dtype=torch.int32)
-    return Segment(k.rows, v.rows, unit * k.even + (start - k_first), unit * v.even + (start - v_first), lens, end - start)
+    return Segment(k.rows, v.rows, unit * k.even + (start - k_first), unit * v.even + (start - v_first), lens, end - start, torch.full_like(lens, start))
 
 
 def _ragged(k: Part, k_first: int | Tensor, v: Part, v_first: int | Tensor) -> Segment | None:
@@ -117,4 +122,4 @@ def _ragged(k: Part, k_first: int | Tensor, v: Part, v_first: int | Tensor) -> S
     if not longest:
         return None
     k_rows, v_rows = k_lens.cumsum(0) - k_lens + start - k_first, v_lens.cumsum(0) - v_lens + start - v_first
-    return Segment(k.rows, v.rows, k_rows, v_rows, lens.to(torch.int32), longest)
+    return Segment(k.rows, v.rows, k_rows, v_rows, lens.to(torch.int32), longest, start.to(torch.int32))

@@ -8,9 +8,9 @@ float16 holds small ones; the sum of weights is lifted alike.
 import triton
 import triton.language as tl
 
-from kvlab.kernels.keys import float8_scores, group_scores, raw_scores, sparse_scores
-from kvlab.kernels.tiles import normalized, queries
-from kvlab.kernels.values import float8_sums, group_sums, raw_sums, sparse_sums, token_sums
+from kvlab.kernels.keys import group_scores, row_scores
+from kvlab.kernels.tiles import listed_slots, normalized, queries
+from kvlab.kernels.values import group_sums, row_sums, token_sums
 
 LIFT = tl.constexpr(14.0)
 LOWEST = tl.constexpr(-1e30)
@@ -19,7 +19,7 @@ LOWEST = tl.constexpr(-1e30)
 
 @triton.jit(do_not_specialize=["first_slice", "slices", "listed", "k_field", "v_field"])
 def split(
-    q, k_data, k_scale, k_low, v_data, v_scale, v_low, k_rows, v_rows, lens, pages, acc_out, top_out, sum_out,
+    q, k_data, k_scale, k_low, v_data, v_scale, v_low, k_rows, v_rows, lens, starts, pages, acc_out, top_out, sum_out,
     scaling, first_slice, slices, listed, k_field, v_field,
     D: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, N: tl.constexpr, STAGES: tl.constexpr, SHARE: tl.constexpr,
     PAGE: tl.constexpr, CONVERTS: tl.constexpr,
@@ -49,21 +49,13 @@ def split(
         acc = acc + (tl.zeros([VW, GP], tl.float32),)
     for tile in tl.range(part * each, tl.minimum(part * each + each, tiles), num_stages=STAGES):
         slot = tile * N - shift + tl.arange(0, N)
-        live = (slot >= 0) & (slot < length)
         if PAGE:
-            place = slot // PAGE
-            page = tl.load(pages + unit * listed + place, mask=place < listed, other=-1)
-            slot = page * PAGE + slot % PAGE
-            live = (page >= 0) & (slot < length)
-        k_row, v_row = k_first + slot, v_first + slot
+            slot = listed_slots(pages + unit * listed, slot, listed, PAGE) - tl.load(starts + owner)
+        live = (slot >= 0) & (slot < length)
         if K == "groups":
-            scores = group_scores(planes, k_data, k_scale, k_low, k_first // N + tile, k_row, live, k_field, KB, KP, KW, D, K_WIDTH)
-        elif K == "float8":
-            scores = float8_scores(planes, k_data, k_scale, k_row, owner, live, K_OF, CONVERTS, KW, D)
-        elif K == "sparse":
-            scores = sparse_scores(planes, k_data, k_scale, k_row, live, KW, K_WIDTH, K_COUNT)
+            scores = group_scores(planes, k_data, k_scale, k_low, k_first // N + tile, k_first + slot, live, k_field, KB, KP, KW, D, K_WIDTH)
         else:
-            scores = raw_scores(planes, k_data, k_row, live, KW, D)
+            scores = row_scores(planes, k_data, k_scale, k_first + slot, owner, live, K, K_OF, CONVERTS, KW, D, K_WIDTH, K_COUNT)
         scores = tl.where(live[:, None], scores * factor[None, :], LOWEST)
         highest = tl.maximum(top, tl.max(scores, 0))
         p = tl.where(live[:, None], tl.exp2(scores - highest[None, :] + LIFT), 0.0)
@@ -71,22 +63,27 @@ def split(
         top, total, faded = highest, total * fade + tl.sum(p, 0), ()
         for j in tl.static_range(VP):
             faded = faded + (acc[j] * fade[None, :],)
+        v_row = v_first + slot
         if V == "tokens":
             acc = token_sums(faded, p, v_data, v_scale, v_low, v_row, live, v_field, VB, VP, VW, V_WIDTH)
         elif V == "groups":
             acc = group_sums(faded, p, v_data, v_scale, v_low, v_row, live, v_field, VB, VP, VW, V_WIDTH, V_COUNT, V_WIDE)
-        elif V == "float8":
-            acc = float8_sums(faded, p, v_data, v_scale, v_row, owner, live, V_OF, CONVERTS, VW, D)
-        elif V == "sparse":
-            acc = sparse_sums(faded, p, v_data, v_scale, v_row, live, VW, V_WIDTH, V_COUNT)
         else:
-            acc = raw_sums(faded, p, v_data, v_row, live, VW, D)
+            acc = row_sums(faded, p, v_data, v_scale, v_row, owner, live, V, V_OF, CONVERTS, VW, D, V_WIDTH, V_COUNT)
+    leave(acc_out, top_out, sum_out, acc, top, total, (first_slice + part) * tl.num_programs(0) + unit, D, G, GP, VP, VW)
+
+
+@triton.jit
+def leave(
+    acc_out, top_out, sum_out, acc, top, total, row, D: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, P: tl.constexpr, W: tl.constexpr
+):  # fmt: skip
+    """Write what one program found for the G query heads of its unit to row `row` of all slices and units."""
     g = tl.arange(0, GP)
-    at = ((first_slice + part) * tl.num_programs(0) + unit).to(tl.int64) * G + g
+    at = row.to(tl.int64) * G + g
     tl.store(top_out + at, top, mask=g < G)
     tl.store(sum_out + at, total, mask=g < G)
-    for j in tl.static_range(VP):
-        c = (tl.arange(0, VW) * VP + j)[:, None]
+    for j in tl.static_range(P):
+        c = (tl.arange(0, W) * P + j)[:, None]
         tl.store(acc_out + at[None, :] * D + c, acc[j], mask=(g < G)[None, :] & (c < D))
 
 

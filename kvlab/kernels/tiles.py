@@ -35,6 +35,13 @@ def normalized(planes, P: tl.constexpr):
 
 
 @triton.jit
+def listed_slots(pages, place, listed, PAGE: tl.constexpr):
+    """The slots [N] at the places [N] of a list of `listed` pages; negative behind its end and in unused pages."""
+    page = tl.load(pages + place // PAGE, mask=place // PAGE < listed, other=-1)
+    return tl.where(page >= 0, page * PAGE + place % PAGE, -(2**30))
+
+
+@triton.jit
 def rows_of(data, row, live, WIDTH: tl.constexpr, W: tl.constexpr):
     """[N, W] of rows of WIDTH stored numbers; zero where there is none."""
     c = tl.arange(0, W)[None, :]

@@ -83,3 +83,17 @@ def sparse_sums(acc, p, data, bitmap, row, live, W: tl.constexpr, WIDTH: tl.cons
         values, places = sparse_plane(data, bits, places, j)
         out = out + (product(tl.trans(values), p.to(values.dtype), acc[j], True),)
     return out
+
+
+@triton.jit
+def row_sums(
+    acc, p, data, scale, row, owner, live, V: tl.constexpr, OF: tl.constexpr, CONVERTS: tl.constexpr, W: tl.constexpr, D: tl.constexpr,
+    WIDTH: tl.constexpr, COUNT: tl.constexpr,
+):  # fmt: skip
+    """Values without codes, as `V` says: eight-bit floats, sparse or raw."""
+    if V == "float8":
+        return float8_sums(acc, p, data, scale, row, owner, live, OF, CONVERTS, W, D)
+    elif V == "sparse":
+        return sparse_sums(acc, p, data, scale, row, live, W, WIDTH, COUNT)
+    else:
+        return raw_sums(acc, p, data, row, live, W, D)

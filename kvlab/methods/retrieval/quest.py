@@ -3,6 +3,8 @@
 Everything stays; each query head reads a part. Slots form pages, and of each page the largest and the smallest value of every key channel
 are kept beside the keys. From them follows what a query could score at most with any key of the page; the pages with the highest bound
 are read and attended to exactly. The first layers read everything, and so does every call with more than one new token.
+
+No page is read whatever its score, in the authors' evaluation code as here: a query may leave the newest page, and its own token, unread.
 """
 
 import math
@@ -18,7 +20,7 @@ from kvlab.column import Encode
 from kvlab.geometry import Geometry
 from kvlab.method import Method, knob
 from kvlab.select import keep_top
-from kvlab.store import Store, View
+from kvlab.store import Pages, Store, View
 
 
 def bounds(keys: Tensor, size: int, offset: int = 0, holes: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -87,15 +89,14 @@ class Paged(Store):
     def tensors(self) -> list[Tensor]:
         return super().tensors() + ([] if self.high is None else [self.high, self.low])
 
-    def select(self, pages: Tensor) -> View:
-        """The slots of the chosen `pages` [B, Hq, n] bool: a view with Hq heads."""
+    def select(self, lists: Tensor) -> View:
+        """The slots of the pages in `lists` [B, Hq, n] int32 (-1: none): a view with Hq heads."""
         held, lens = self.view(), self.lens()
-        group = pages.shape[1] // lens.shape[1]
+        group = lists.shape[1] // lens.shape[1]
         spread = lambda x: x.repeat_interleave(group, dim=1)  # noqa: E731
-        first = pages.long().argsort(dim=-1, descending=True, stable=True)[..., : int(pages.sum(-1).max())]
-        slots = (first[..., None] * self.size + torch.arange(self.size, device=pages.device)).flatten(2)
-        real = pages.gather(2, first).repeat_interleave(self.size, dim=2) & (slots < spread(lens)[..., None])
-        slots = slots.clamp(max=held.k.shape[2] - 1)
+        slots = (lists.long()[..., None] * self.size + torch.arange(self.size, device=lists.device)).flatten(2)
+        real = (slots >= 0) & (slots < spread(lens)[..., None])
+        slots = slots.clamp(0, held.k.shape[2] - 1)
         pos = torch.where(real, spread(held.pos.expand(-1, lens.shape[1], -1)).gather(2, slots), -1)
         k, v = (_gather(x, slots) for x in held[:2])
         bias = None if held.bias is None else spread(held.bias).gather(2, slots)
@@ -108,6 +109,12 @@ class Paged(Store):
         distinct = int(read.unflatten(1, (lens.shape[1], -1)).amax(2).sum())
         index = self.high.nbytes + self.low.nbytes
         return index + round((self.nbytes() - index) * distinct / int(lens.sum()))
+
+
+def listed(pages: Tensor) -> Tensor:
+    """Pages chosen, [B, Hq, pages] bool, as lists in order: [B, Hq, n] int32, -1 behind the end of a short one."""
+    first = pages.long().argsort(dim=-1, descending=True, stable=True)[..., : int(pages.sum(-1).max())]
+    return torch.where(pages.gather(2, first), first, -1).int()
 
 
 def _gather(x: Tensor, slots: Tensor) -> Tensor:
@@ -127,7 +134,8 @@ class Quest(Method):
     needs = ("queries",)
     departs = (
         "The tokens read are a share of those held instead of a fixed 512 to 4096, so that short prompts are read in part too. "
-        "An entry that several query heads of a KV head look at counts as read once."
+        "An entry that several query heads of a KV head look at counts as read once. As in the authors' evaluation code the newest page has no privilege: "
+        "a query may leave its own token unread."
     )
 
     share: float = knob(0.25, "Share of the held tokens each query head reads, rounded down to whole pages, at least three. 1: all.", 0.01, 1, 0.01)
@@ -137,7 +145,7 @@ class Quest(Method):
     def store(self, layer: LayerKV) -> Store:
         return Paged(self.page) if layer.index >= self.dense else Store()
 
-    def read(self, layer: LayerKV, q: Tensor, q_pos: Tensor) -> View | None:
+    def read(self, layer: LayerKV, q: Tensor, q_pos: Tensor) -> Pages | None:
         store = (layer.follows or layer).store
         if self.share == 1 or layer.cache.phase.kind != "decode" or q.shape[2] > 1 or not isinstance(store, Paged):
             return None
@@ -149,7 +157,8 @@ class Quest(Method):
         group = q.shape[1] // lens.shape[1]
         exists = torch.arange(store.high.shape[2], device=q.device) < have[..., None]
         best = keep_top(upper(q, store.high, store.low), take.repeat_interleave(group, 1), exists.repeat_interleave(group, 1))
-        return store.select(best)
+        lists, held = listed(best), store.snapshot()  # what the store does later must not show
+        return Pages(lists, self.page, lambda: held.select(lists))
 
     def layer_bytes(self, slots: float, geometry: Geometry) -> float:
         paged = sum(window is None for window in geometry.windows[self.dense :]) / max(1, geometry.open_layers)
