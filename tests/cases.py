@@ -142,7 +142,7 @@ CASES = [
     Case("spatten", "0.25", {"heads": 0.5, "values": 0.5, "msb": 0}, chunked=False),
     Case("adore", "0.25", {"rebuild": 2, "passages": 4, "steps": 3}, full=("1.0", {"passages": 4, "steps": 3})),
     Case("adore", "0.25", {"controller": "attention", "rebuild": 2}, full=("1.0", {})),
-    # whole windows, the last of which may be short; how long the suffix is, the classifier says
+    # whole windows: the text says whether the last one, which may be short, stays, and the classifier how long the suffix is
     Case("windowkv", "0.5", {"size": 4, "group": 1, "beta": 2, "prompts": 16}, full=("1.0", {"prompts": 16}), drops=True, formula=0.04),
     Case("windowkv", "0.5", {"size": 2, "group": 2, "strategy": "average"}, full=("1.0", {}), drops=True, formula=0.05),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -413,6 +414,41 @@ def test_windowkv_keeps_the_same_whole_windows_in_a_group_and_its_first_layer_ch
         scores = (votes.mean(-1) if strategy == "average" else votes.topk(4, dim=-1).values.mean(-1)).mean(0)
         want = sorted(8 * w + i for w in scores.topk(stay).indices.tolist() for i in range(8))
         assert kept[layer][0] == [*want, *range(96 - suffix, 96)]
+
+
+def by_the_card(votes: torch.Tensor, budget: int, size: int, strategy: str) -> list[int]:
+    """What stays of the review part, window by window: `votes` [Hq, n] are what its tokens got from the suffix."""
+    heads, n = votes.shape
+    windows = [votes[:, i : i + size] for i in range(0, n, size)]  # the last one may be shorter
+    if strategy == "average":
+        scores = [float(window.mean()) for window in windows]
+    else:
+        scores = [sum(float(head.topk(min(size // 2, head.numel())).values.mean()) for head in window) / heads for window in windows]
+    drop = max(0, math.ceil((n - budget) / size))
+    if drop * size >= n:
+        return []
+    stay = sorted(sorted(range(len(windows)), key=scores.__getitem__)[drop:])
+    return [position for window in stay for position in range(window * size, min(window * size + size, n))]
+
+
+@pytest.mark.parametrize("strategy", ["max", "average"])
+def test_windowkv_is_the_cards_algorithm_also_where_the_last_window_is_short(strategy: str) -> None:
+    """Kept or dropped, the short window counts as a whole one; kept, a layer holds fewer tokens and fewer bytes than its windows have."""
+    suffix, short = {"max": 32, "average": 16}[strategy], set()
+    for size, length in itertools.product((5, 7), (80, 83, 87, 96)):
+        notes = Notes()
+        lm = tiny(layers=4)
+        session = Session(lm, make("windowkv", "44t", {"strategy": strategy, "size": size, "group": 2, "beta": 3}), recorder=notes)
+        session.prefill(IDS[:1, :length])
+        seen, kept, review = [seen for _, seen in notes.seen["prefill"]], kept_positions(session), length - suffix
+        for layer, budget in zip((0, 2), group_budgets(44 - suffix, 2, 2, 3), strict=True):
+            want = by_the_card(seen[layer].weights(suffix)[0].sum(1)[:, :review], budget, size, strategy)
+            assert kept[layer] == kept[layer + 1] == [[*want, *range(review, length)]] * 2
+            last = review % size > 0 and review - 1 in want
+            short |= {last} if review % size else set()
+            slots = size * (-(-review // size) - math.ceil((review - budget) / size)) - last * (-review % size) + suffix
+            assert session.cache.layers[layer].store.nbytes() == slots * lm.geometry.slot_bytes
+    assert short == {True, False}
 
 
 def test_windowkv_folds_layers_left_over_into_the_last_group() -> None:

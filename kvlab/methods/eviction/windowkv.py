@@ -41,7 +41,8 @@ def windows_kept(review: int, budget: int, size: int) -> int:
 def window_scores(votes: Tensor, review: Tensor, size: int, gathers: Tensor) -> Tensor:
     """Scores of windows, mean over heads, [B, W]: `votes` [B, Hq, T], of which the first `review` [B] count.
 
-    Where `gathers` [B] the mean over the window's tokens, else the mean over the better half of a whole window.
+    Where `gathers` [B] the mean over the window's tokens, else the mean over as many of its best as are half of a whole window, of a short one
+    over all if it has no more.
     """
     pad = -votes.shape[2] % size
     real = (torch.arange(votes.shape[2] + pad, device=votes.device) < review[:, None]).view(len(votes), 1, -1, size)
@@ -131,7 +132,7 @@ class WindowKV(Dropper):
         return windows_kept(review, budget, self.size)
 
     def layer_kept(self, layer: int, tokens: int, prompt: int, geometry: Geometry) -> float:
-        # exact where windows divide the prompt; what the classifier will say is not known yet
+        # a short last window that stays holds fewer: the text decides whether it does, and the classifier how long the suffix is
         count, place = self.budget.tokens(prompt), sum(window is None for window in geometry.windows[:layer])
         last = min(count, SUFFIX["average" if self.strategy == "average" else "max"])
         windows = self._windows(prompt - last, count, last, place, geometry)
