@@ -135,6 +135,10 @@ class Method:
         """Formula: `kept` of the layer with this index, where layers differ."""
         return self.kept(tokens, prompt)
 
+    def head_kept(self, layer: int, tokens: int, prompt: int, geometry: Geometry) -> list[tuple[float, float]]:
+        """Formula: the kinds of KV heads of this layer, their share of all and the slots each of them holds, where a budget alone says so."""
+        return [(1, self.layer_kept(layer, tokens, prompt, geometry))]
+
     def layer_bytes(self, slots: float, geometry: Geometry) -> float:
         """Formula: bytes one layer needs for `slots` slots per KV head, on average over layers. Default: raw k, v and one position."""
         return slots * geometry.slot_bytes
@@ -142,6 +146,10 @@ class Method:
     def held_bytes(self, slots: float, first: float, later: int, geometry: Geometry) -> float:
         """Formula: `layer_bytes` where the past counts: `first` slots were held at the last prefill end, `later` tokens came since."""
         return self.layer_bytes(slots, geometry)
+
+    def torn_bytes(self, slots: float, geometry: Geometry) -> float:
+        """Formula: bytes on top of `held_bytes` once each head has let go coded entries of its own, for what says which are left."""
+        return 0
 
     def extra_bytes(self, tokens: int, prompt: int, geometry: Geometry) -> float:
         """Formula: bytes held once beside the layers' own, or what these are off by where layers are not alike."""
@@ -335,13 +343,21 @@ class Compose(Method):
             tokens = part.layer_kept(layer, tokens, prompt, geometry)
         return tokens
 
+    def head_kept(self, layer: int, tokens: int, prompt: int, geometry: Geometry) -> list[tuple[float, float]]:
+        found = [(1.0, tokens)]
+        for part in self.parts:
+            found = [(all_ * share, slots) for all_, of in found for share, slots in part.head_kept(layer, of, prompt, geometry)]
+        return found
+
     def layer_bytes(self, slots: float, geometry: Geometry) -> float:
         return self.held_bytes(slots, slots, 0, geometry)
 
     def held_bytes(self, slots: float, first: float, later: int, geometry: Geometry) -> float:
         # what each member saves against raw slots adds up, as each works on another column or another layer
         raw = slots * geometry.slot_bytes
-        return raw + sum(part.held_bytes(slots, first, later, geometry) - raw for part in self.parts)
+        total = raw + sum(part.held_bytes(slots, first, later, geometry) - raw for part in self.parts)
+        torn = first + later > slots and geometry.kv_heads > 1 and any(isinstance(part, Dropper) and part.per_head for part in self.parts)
+        return total + sum(part.torn_bytes(slots, geometry) for part in self.parts if torn)
 
     def extra_bytes(self, tokens: int, prompt: int, geometry: Geometry) -> float:
         return sum(part.extra_bytes(tokens, prompt, geometry) for part in self.parts)

@@ -16,11 +16,11 @@ def predicted_bytes(method: Method, geometry: Geometry, tokens: int, prompt: int
 
 
 def _layer_bytes(method: Method, geometry: Geometry, layer: int, tokens: int, prompt: int) -> float:
-    slots = method.layer_kept(layer, tokens, prompt, geometry)
-    first = method.layer_kept(layer, prompt, prompt, geometry)
-    if method.budget_knob and slots >= tokens:
+    # what is coded when goes by the slots of a head: heads that hold unequally many are counted each for itself
+    heads, before = (method.head_kept(layer, seen, prompt, geometry) for seen in (tokens, prompt))
+    if method.budget_knob and sum(share * slots for share, slots in heads) >= tokens:
         method = method.with_budget(Budget(1))  # what holds everything in every head needs one list of positions
-    return method.held_bytes(slots, first, tokens - prompt, geometry)
+    return sum(share * method.held_bytes(slots, first, tokens - prompt, geometry) for (share, slots), (_, first) in zip(heads, before, strict=True))
 
 
 def settle(method: Method, geometry: Geometry, tokens: int, prompt: int) -> Method:

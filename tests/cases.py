@@ -60,9 +60,11 @@ CASES = [
     Case("razorattention", "0.5", {"recent": 8}, full=("1.0", {}), formula=0.03),
     Case("razorattention", "0.5", {"recent": 8, "fold": True}, full=("1.0", {}), formula=0.03),
     Case("razorattention", "0.5", {"recent": 8, "compensation": "none"}, full=("1.0", {}), drops=True, formula=0.03),
+    # each head flushes at its own length, and how many are whole the profile knows
     Case("razorattention+kivi", "0.5", {"recent": 8, "bits": 4, "group": 8, "residual": 16}, formula=0.09),
     Case("duoattention", "0.5", {"sinks": 4, "recent": 8, "steps": 6, "size": 64}, full=("1.0", {"steps": 6, "size": 64}), drops=True, formula=0.03),
-    Case("duoattention+kivi", "0.5", {"sinks": 4, "recent": 8, "steps": 6, "size": 64, "bits": 4, "group": 8, "residual": 16}, formula=0.09),
+    # the gates know which layers have heads of one kind, which share one list of positions; groups count their rows once some have left
+    Case("duoattention+kivi", "0.5", {"sinks": 4, "recent": 8, "steps": 6, "size": 64, "bits": 4, "group": 8, "residual": 16}, formula=0.035),
     Case("kivi", None, {"bits": 4, "group": 8, "residual": 16}, full=(None, {"residual": 128})),
     Case("mustafar", None, {"window": 8, "block": 16}, full=(None, {"k_sparsity": 0, "v_sparsity": 0, "window": 8, "block": 16})),
     Case("think", None, {"recent": 8, "window": 8}, full=(None, {"ratio": 0})),
@@ -103,6 +105,8 @@ CASES = [
     Case("snapkv+rotatekv", "0.5", {"snapkv.window": 8, "group": 8, "sinks": 0, **SHORT}),
     Case("snapkv+resq", "0.5", {"snapkv.window": 8, **SHORT}),
     Case("snapkv+gear", "0.5", {"window": 8, "group": 8, "gap": 8}),
+    # heads that drop different tokens while text is written share vectors of codes, which stay as long as one of them needs them
+    Case("lagkv+kvquant", "0.5", {"lag": 12, "lagkv.sinks": 4, "kvquant.sinks": 1, **SHORT}, formula=0.03),
     Case("lagkv+turboquant", "0.5", {"lag": 12, "lagkv.sinks": 4, "turboquant.sinks": 0}),
     Case("kvmerger", "0.25", full=("1.0", {})),
     Case("cam", "0.25", full=("1.0", {})),

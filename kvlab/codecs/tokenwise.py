@@ -91,6 +91,11 @@ class Tokenwise(Coder):
             total += -(-heads * coded // 8) if self.sinks else 0
         return total + (heads * self.table_bytes(geometry) if coded > exact else 0)
 
+    def torn_bytes(self, slots: float, geometry: Geometry) -> float:
+        # the place of every row among the vectors; how many vectors some head still needs is up to the text
+        coded = max(0, slots - self.window)
+        return sum(4 * geometry.kv_heads * (coded - min(self.sinks, coded)) for codec in self.codecs(None).values() if codec.joint)
+
 
 @dataclass(frozen=True)
 class BeforeRope(Tokenwise):

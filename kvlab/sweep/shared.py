@@ -30,7 +30,7 @@ from kvlab.trace import Silent
 
 HARMLESS = {
     "calibrate", "compress", "finish", "prepare", "read", "refuses", "store", "knobs", "phases", "with_budget",
-    "extra_bytes", "held_bytes", "kept", "layer_bytes", "layer_kept",
+    "extra_bytes", "held_bytes", "head_kept", "kept", "layer_bytes", "layer_kept", "torn_bytes",
 }  # fmt: skip
 """What a method may bring and still share a reading. A hook that is not here, a new one too, may change what the model computes."""
 

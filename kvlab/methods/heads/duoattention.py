@@ -57,12 +57,18 @@ class DuoAttention(Dropper):
         order = ranked(layer.cache.artefact["gates"][open_layers(layer.cache.geometry)])
         return of_layer(widths(self.budget.tokens(prompt), prompt, order, len(order), self.sinks + self.recent), layer)
 
+    def head_kept(self, layer: int, tokens: int, prompt: int, geometry: Geometry) -> list[tuple[float, float]]:
+        # on average over the layers: which heads are whole the gates alone know
+        return self._kinds(tokens, prompt, max(1, geometry.open_layers * geometry.kv_heads))
+
     def layer_kept(self, layer: int, tokens: int, prompt: int, geometry: Geometry) -> float:
-        heads = max(1, geometry.open_layers * geometry.kv_heads)
-        full, rest = split(self.budget.tokens(prompt), prompt, heads, heads, self.sinks + self.recent)
-        return (full * tokens + rest) / heads
+        return sum(share * slots for share, slots in self.head_kept(layer, tokens, prompt, geometry))
 
     def kept(self, tokens: int, prompt: int) -> float:
         # without a model there is no number of heads: as if there were very many
-        full, rest = split(self.budget.tokens(prompt), prompt, 1 << 20, 1 << 20, self.sinks + self.recent)
-        return (full * tokens + rest) / (1 << 20)
+        return sum(share * slots for share, slots in self._kinds(tokens, prompt, 1 << 20))
+
+    def _kinds(self, tokens: int, prompt: int, heads: int) -> list[tuple[float, float]]:
+        full, rest = split(self.budget.tokens(prompt), prompt, heads, heads, self.sinks + self.recent)
+        each, over = divmod(rest, max(1, heads - full))
+        return [(n / heads, slots) for n, slots in ((full, tokens), (over, each + 1), (heads - full - over, each)) if n]

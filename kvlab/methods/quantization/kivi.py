@@ -51,7 +51,8 @@ class KIVI(Coder):
 
     def held_bytes(self, slots: float, first: float, later: int, geometry: Geometry) -> float:
         size = geometry.head_dim
-        once = (first + later) // self.residual * self.residual  # keys ever coded: their groups stay, if not all of their tokens
+        # keys ever coded: their groups stay, if not all of their tokens. Where slots never sufficed for a block, raw ones left
+        once = (first + later) // self.residual * self.residual if max(first, slots) >= self.residual else 0
         keys, values = max(0, slots - (first + later - once)), max(0, slots - self.residual)
         coded = (keys + values) * packed_size(size, self.bits)
         scales = 4 * size * (min(once / self.group, keys) + values / min(self.group, size))
