@@ -143,6 +143,8 @@ CASES = [
     Case("fastkv", "0.25", {"depth": 0.34, "rate": 0.5}, full=("1.0", {}), chunked=False),
     # what a layer drops no layer above computes, chunk or no chunk
     Case("spatten", "0.5", {}, full=("1.0", {"heads": 1.0, "msb": 0}), chunked=False),
+    # 12 + 4 bits under a scale that is rounded to float16
+    Case("spatten", "0.5", {"msb": 6, "values": 0.5}, full=("1.0", {"heads": 1.0, "msb": 12, "threshold": 1.0}), bound=0.01, chunked=False),
     Case("spatten", "0.25", {"heads": 0.5, "values": 0.5, "msb": 0}, chunked=False),
     Case("adore", "0.25", {"rebuild": 2, "passages": 4, "steps": 3}, full=("1.0", {"passages": 4, "steps": 3})),
     Case("adore", "0.25", {"controller": "attention", "rebuild": 2}, full=("1.0", {})),

@@ -196,9 +196,9 @@ def test_spatten_drops_the_heads_with_the_smallest_outputs_from_the_layers_above
 
 def test_planes_come_back_within_half_a_step_and_the_high_one_within_sixteen() -> None:
     rows = torch.randn(50, 24, generator=torch.Generator().manual_seed(0)) * torch.logspace(-0.5, 2, 50)[:, None]
-    for bits in (4, 8):
+    for bits in (4, 6, 8, 10, 12):
         held = Planes.of(rows, bits)
-        step = held.scale.float()
+        step = held.scale
         assert float(((held.decode() - rows).abs() / step).max()) <= 0.5 + 2 ** (bits + 3) * 2**-11 and held.tensors()[0].shape[1] == 24 * bits // 8
         apart = (held.decode() - held.coarse().decode()) / step
         assert float(apart.min()) > -0.01 and float(apart.max()) < 15.01 and float(apart.max()) > 10, "low bits are unsigned and share the scale"
@@ -207,6 +207,8 @@ def test_planes_come_back_within_half_a_step_and_the_high_one_within_sixteen() -
         index = torch.randperm(100, generator=torch.Generator().manual_seed(1))
         assert torch.equal(held.join(held, index).decode(), torch.cat([held.decode()] * 2)[index])
         assert sum(t.nbytes for t in held.tensors()) == 50 * row_bytes(24, bits)
+    small = rows * 1e-3
+    assert float(((Planes.of(small, 12).decode() - small).abs() / small.abs().amax(1, keepdim=True)).max()) < 2**-11, "the scale of 16 bits is no float16"
     assert torch.equal(Planes.of(torch.zeros(2, 8), 4).decode(), torch.zeros(2, 8))
 
 

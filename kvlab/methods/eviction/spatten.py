@@ -45,7 +45,9 @@ class SpAtten(Dropper):
     slope: float = knob(0.5, "What the last layer keeps, as a share of what the first one that drops keeps.", 0.05, 1, 0.05)
     heads: float = knob(0.75, "Share of the KV heads left in the last layer. The first 30 percent of the layers have all. 1: no head goes.", 0.1, 1, 0.05)
     values: float = knob(1.0, "Share of the held values each query head reads, those of its strongest entries. 1: all.", 0.05, 1, 0.05)
-    msb: int = knob(8, "High bits of keys and values; 4 low ones come on top. 0: not quantized, and free for another method to code.", choices=(0, 4, 8))
+    msb: int = knob(
+        8, "High bits of keys and values; 4 low ones come on top. 0: not quantized, and free for another method to code.", choices=(0, 4, 6, 8, 10, 12)
+    )
     threshold: float = knob(0.1, "A query whose largest weight by the high bits is below this reads the low bits too.", 0, 1, 0.05)
 
     @property
