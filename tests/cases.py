@@ -75,14 +75,16 @@ CASES = [
     Case("h2o+kivi", "0.5", {"group": 8, "residual": 16}, formula=0.02),
     # each head flushes at its own length, and the formula knows their mean only
     Case("adakv+kivi", "0.5", {"window": 8, "bits": 4, "group": 8, "residual": 16}, formula=0.09),
-    # quantizers: at 8 bits the logits of the full cache but for rounding
-    Case("fp8", None, {"window": 8}, full=(None, {"scale": "token"}), bound=2.0),
-    Case("fp8", None, {"scale": "token", "form": "e5m2", "sinks": 2}, full=(None, {"scale": "token"}), bound=2.0),
+    # quantizers: at 8 bits the logits of the full cache but for rounding. Those have a standard deviation of 1.6, and the largest error of all is bounded.
+    # A float of 8 bits with 3 of them for the mantissa is off by up to 1/16 of every number, whatever its scale: five times as coarse as 255 even steps
+    Case("fp8", None, {"window": 8}, full=(None, {"scale": "token"}), bound=0.5),
+    Case("fp8", None, {"scale": "token", "form": "e5m2", "sinks": 2}, full=(None, {"scale": "token"}), bound=0.5),
     Case("quarot", None, {"group": 8}, full=(None, {"bits": 8}), bound=0.1),
-    Case("turboquant", None, {"window": 8}, full=(None, {"k_bits": 8, "v_bits": 8}), bound=0.5),
-    Case("turboquant", None, {"product": True, "k_bits": 3, "sinks": 3}, full=(None, {"k_bits": 8, "v_bits": 8}), bound=0.5),
+    Case("turboquant", None, {"window": 8}, full=(None, {"k_bits": 8, "v_bits": 8}), bound=0.1),
+    Case("turboquant", None, {"product": True, "k_bits": 3, "sinks": 3}, full=(None, {"k_bits": 8, "v_bits": 8}), bound=0.1),
     Case("rotatekv", None, {"group": 8, **SHORT}, full=(None, {"bits": 8, "clip": 1, "group": 8, **SHORT}), bound=0.1),
-    Case("kvquant", None, {"window": 8, **SHORT}, full=(None, {"bits": 8, "outliers": 0.1, "passages": 8, "length": 64}), bound=0.5),
+    # levels and ranges of keys learned from 512 tokens: what lies outside them on other text is clipped, but for the outliers
+    Case("kvquant", None, {"window": 8, **SHORT}, full=(None, {"bits": 8, "outliers": 0.1, "passages": 8, "length": 64}), bound=0.15),
     Case("bfp", None, {"block": 8, **SHORT}, full=(None, {"bits": 8, **SHORT}), bound=0.1),
     Case("bfp", None, {"block": 8, "sort": "weights", "values": False, "sinks": 2}, full=(None, {"bits": 8, "sort": "weights"}), bound=0.1),
     Case("cq", None, {"bits": 4, "window": 8, **SHORT}, full=(None, {"bits": 4, "window": 128, **SHORT})),
@@ -96,10 +98,10 @@ CASES = [
     Case("gear", None, {"group": 8, "gap": 8}, full=(None, {"bits": 8, "group": 8, "gap": 8}), bound=0.1),
     Case("gear", None, {"group": 8, "gap": 16, "rank": 0, "later_rank": 0, "outliers": 0}, full=(None, {"bits": 8, "group": 8, "gap": 8}), bound=0.1),
     Case("ostquant", None, {"steps": 3, **SHORT}, full=(None, {"bits": 8, "steps": 3, **SHORT}), bound=0.1),
-    Case("csr", None, {"window": 8, "terms": 3, "atoms": 32, "steps": 3, **SHORT}, full=(None, {"terms": 16, "atoms": 40, "width": 16, **SHORT}), bound=0.1),
+    Case("csr", None, {"window": 8, "terms": 3, "atoms": 32, "steps": 3, **SHORT}, full=(None, {"terms": 16, "atoms": 40, "width": 16, **SHORT}), bound=0.01),
     Case("csr", None, {"terms": 2, "atoms": 40, "width": 16, "sinks": 2, "steps": 0, **SHORT}),
-    # how long a stream gets is up to the picture
-    Case("vcllm", None, {"codec": "h264", "window": 8, "chunk": 4}, full=(None, {"codec": "ffv1", "window": 8}), bound=0.2, formula=0.5),
+    # how long a stream gets is up to the picture; without loss, 8 bits of one range for all tokens of a channel are left
+    Case("vcllm", None, {"codec": "h264", "window": 8, "chunk": 4}, full=(None, {"codec": "ffv1", "window": 8}), bound=0.15, formula=0.15),
     Case("aquakv", None, {"buffer": 16, **SHORT}, full=(None, {"buffer": 256, **SHORT})),
     # compositions over methods that drop at a prompt's end: what is left is coded, to the byte; in heads that keep different tokens too
     Case("snapkv+rotatekv", "0.5", {"snapkv.window": 8, "group": 8, "sinks": 0, **SHORT}),
