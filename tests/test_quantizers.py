@@ -22,6 +22,7 @@ from kvlab.codecs.account import side_bytes, true_bits
 from kvlab.codecs.bitmap import largest
 from kvlab.codecs.codebook import bucket, kmeans, nearest, normal_levels
 from kvlab.codecs.each import Codec, Each, Whole
+from kvlab.codecs.guessed import fit
 from kvlab.codecs.higgs import Higgs, grid
 from kvlab.codecs.joint import Joint
 from kvlab.codecs.mixed import Mixed, split_lens
@@ -31,7 +32,6 @@ from kvlab.codecs.tokens import MinMax, Rotated
 from kvlab.codecs.tokenwise import BeforeRope
 from kvlab.codecs.uniform import integer_zero, symmetric
 from kvlab.method import Method
-from kvlab.methods.quantization.aquakv import fit
 from kvlab.methods.quantization.bfp import by_pairs
 from kvlab.methods.quantization.cq import Coupled, learn
 from kvlab.methods.quantization.fp8 import Float8

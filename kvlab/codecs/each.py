@@ -7,10 +7,13 @@ model (shared by all runs, so not part of a cache's bytes), or from `tables` hel
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from kvlab.cache import LayerKV
 
 
 class Codec:
@@ -31,6 +34,16 @@ class Codec:
     def row_bytes(self, size: int, item: int) -> int:
         """Bytes of one row of `size` values, `item` bytes each in the model."""
         raise NotImplementedError
+
+
+class Learned(Codec):
+    """A codec that needs what calibration found for its layer; `layer` is None for the byte formula, which needs none of it."""
+
+    layer: LayerKV | None
+
+    def known(self, name: str, device: torch.device) -> Tensor:
+        """What the artefact holds for the layer under `name`."""
+        return self.layer.cache.artefact[name][self.layer.index].to(device)
 
 
 def half(dtype: torch.dtype) -> torch.dtype:

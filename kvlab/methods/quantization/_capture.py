@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -55,3 +56,9 @@ def captured(lm: LM, passages: int, length: int, skip: int = 0, before_rope: boo
         k, v, plain = (torch.cat(each) for each in zip(*parts, strict=True))
         made.append(Captured(torch.cat([x[skip:] for x in asked]).float(), k, v, plain if before_rope else None))
     return made
+
+
+def learned(name: str, found: list[Captured], learn: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """{"<name> k", "<name> v"}: what `learn` makes of each layer's keys before rotation, and of its values, [N, H, D], stacked in float16."""
+    rows = {"k": [layer.plain for layer in found], "v": [layer.v for layer in found]}
+    return {f"{name} {column}": torch.stack([learn(x) for x in each]).half().cpu() for column, each in rows.items()}

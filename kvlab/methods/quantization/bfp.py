@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kvlab.cache import LayerKV
 from kvlab.codecs import blockfloat, stream
-from kvlab.codecs.each import Codec
+from kvlab.codecs.each import Codec, Learned
 from kvlab.codecs.pack import packed_size
 from kvlab.codecs.tokens import groups_of
 from kvlab.codecs.tokenwise import Tokenwise
@@ -33,7 +33,7 @@ def by_pairs(energy: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Blocks(Codec):
+class Blocks(Learned):
     """Mantissas above their lowest number, and exponents. `layer`: whose order the channels get; None: their own."""
 
     bits: int
@@ -46,7 +46,7 @@ class Blocks(Codec):
 
     def order(self, owner: Tensor) -> Tensor:
         """[N, D]: the order of each row's head."""
-        known = self.layer.cache.artefact["bfp order"][self.layer.index].long().to(owner.device)
+        known = self.known("bfp order", owner.device).long()
         return known[owner % len(known)]
 
     def encode(self, rows: Tensor, held: torch.dtype, owner: Tensor | None, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -15,12 +15,12 @@ from torch import Tensor
 from kvlab.cache import LayerKV
 from kvlab.codecs import stream
 from kvlab.codecs.codebook import kmeans, nearest
-from kvlab.codecs.each import Codec
+from kvlab.codecs.each import Codec, Learned
 from kvlab.codecs.pack import packed_size
 from kvlab.codecs.tokenwise import BeforeRope
 from kvlab.geometry import Geometry
 from kvlab.method import knob
-from kvlab.methods.quantization._capture import captured
+from kvlab.methods.quantization._capture import captured, learned
 from kvlab.models import LM
 
 
@@ -31,7 +31,7 @@ def learn(rows: Tensor, coupled: int, bits: int, rounds: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Coupled(Codec):
+class Coupled(Learned):
     """One code of `width` bits for each `coupled` channels, out of the layer's codebooks for this `column`."""
 
     width: int
@@ -45,7 +45,7 @@ class Coupled(Codec):
         return self.width / self.coupled
 
     def book(self, device: torch.device) -> Tensor:
-        return self.layer.cache.artefact[f"cq {self.column}"][self.layer.index].to(device).float()
+        return self.known(f"cq {self.column}", device).float()
 
     def encode(self, rows: Tensor, held: torch.dtype, owner: Tensor, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         book = self.book(rows.device)
@@ -93,8 +93,7 @@ class CQ(BeforeRope):
     def calibrate(self, lm: LM) -> dict[str, Tensor]:
         """{"cq k", "cq v": [L, H, D / coupled, 2**bits, coupled] float16}."""
         found = captured(lm, self.passages, self.length, self.sinks, before_rope=True)
-        books = {"k": [x.plain for x in found], "v": [x.v for x in found]}
-        return {f"cq {name}": torch.stack([learn(x, self.coupled, self.bits, self.rounds) for x in rows]).half().cpu() for name, rows in books.items()}
+        return learned("cq", found, lambda rows: learn(rows, self.coupled, self.bits, self.rounds))
 
     def refuses(self, geometry: Geometry) -> str | None:
         if not geometry.latent and geometry.head_dim % self.coupled:

@@ -17,7 +17,7 @@ from torch import Tensor
 from kvlab.cache import LayerKV
 from kvlab.codecs import stream
 from kvlab.codecs.codebook import bucket, kmeans
-from kvlab.codecs.each import Codec
+from kvlab.codecs.each import Codec, Learned
 from kvlab.codecs.pack import packed_size
 from kvlab.codecs.tokenwise import BeforeRope
 from kvlab.method import knob
@@ -42,7 +42,7 @@ def ends(x: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Levels(Codec):
+class Levels(Learned):
     """`column` "k": offset and range of the artefact; "v": of the token itself, held in 16 bits."""
 
     bits: int
@@ -51,25 +51,30 @@ class Levels(Codec):
     layer: LayerKV | None
     joint = True
 
-    def known(self, name: str, device: torch.device) -> Tensor:
-        return self.layer.cache.artefact[f"kvquant {name}"][self.layer.index].to(device)
+    def levels(self, device: torch.device) -> Tensor:
+        """[2**bits], ascending."""
+        return self.known(f"kvquant {self.column} levels", device)
+
+    def scales(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Offset and range [C] of the key channels."""
+        return self.known("kvquant offset", device), self.known("kvquant range", device)
 
     def encode(self, rows: Tensor, held: torch.dtype, owner: Tensor | None, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         count = each_end(self.outliers, rows.shape[1])
         if self.column == "k":
-            offset, span, own = self.known("offset", rows.device), self.known("range", rows.device), ()
+            offset, span, own = *self.scales(rows.device), ()
             outside = ends((rows - offset) / span, count)[0]
         else:
             outside, high, low = ends(rows, count)
             own = ((high + low) / 2).to(held), ((high - low) / 2).to(held)
             offset, span = own[0].float(), torch.where(own[1] == 0, 1, own[1].float())
-        codes = bucket((rows - offset) / span, self.known(f"{self.column} levels", rows.device))
+        codes = bucket((rows - offset) / span, self.levels(rows.device))
         return stream.pack(codes, self.bits), rows.gather(1, outside).to(held), outside.to(torch.int16), *own
 
     def decode(self, held: tuple[Tensor, ...], size: int, owner: Tensor | None, tables: tuple[Tensor, ...]) -> Tensor:
         device = held[0].device
-        offset, span = (held[3].float(), held[4].float()) if self.column == "v" else (self.known("offset", device), self.known("range", device))
-        rows = self.known(f"{self.column} levels", device)[stream.unpack(held[0], self.bits, size)] * span + offset
+        offset, span = (held[3].float(), held[4].float()) if self.column == "v" else self.scales(device)
+        rows = self.levels(device)[stream.unpack(held[0], self.bits, size)] * span + offset
         return rows.scatter(1, held[2].long(), held[1].float())
 
     def row_bytes(self, size: int, item: int) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kvlab.cache import LayerKV
-from kvlab.codecs.each import Codec
+from kvlab.codecs.each import Codec, Learned
 from kvlab.codecs.rotate import hadamard
 from kvlab.codecs.tokens import MinMax, per_head
 from kvlab.codecs.tokenwise import Tokenwise
@@ -79,7 +79,7 @@ def of_values(params: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Transformed(Codec):
+class Transformed(Learned):
     """`inner` of rows in the coordinates learned for their layer, head and `column`."""
 
     inner: MinMax
@@ -92,7 +92,7 @@ class Transformed(Codec):
         return self.inner.bits
 
     def matrices(self, which: str, device: torch.device) -> Tensor:
-        return self.layer.cache.artefact[f"ostquant {self.column} {which}"][self.layer.index].to(device)
+        return self.known(f"ostquant {self.column} {which}", device)
 
     def encode(self, rows: Tensor, held: torch.dtype, owner: Tensor, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return self.inner.encode(per_head(rows, owner, self.matrices("there", rows.device)), held, None, ())

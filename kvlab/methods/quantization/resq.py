@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kvlab.cache import LayerKV
 from kvlab.codecs import stream
-from kvlab.codecs.each import Codec
+from kvlab.codecs.each import Codec, Learned
 from kvlab.codecs.pack import packed_size
 from kvlab.codecs.rotate import orthogonal
 from kvlab.codecs.tokens import per_head
@@ -38,7 +38,7 @@ def basis(rows: Tensor, high: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Parts(Codec):
+class Parts(Learned):
     """Coordinates in the layer's basis for `column`: the last `share` in `high` bits, the others in `low`."""
 
     low: int
@@ -53,7 +53,7 @@ class Parts(Codec):
         return self.low + self.share * (self.high - self.low)
 
     def bases(self, device: torch.device) -> Tensor:
-        known = self.layer.cache.artefact[f"resq {self.column}"][self.layer.index].to(device)
+        known = self.known(f"resq {self.column}", device)
         return known[None] if known.dim() == 2 else known
 
     def cut(self, size: int) -> int:

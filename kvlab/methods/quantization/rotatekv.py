@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kvlab.cache import LayerKV
-from kvlab.codecs.each import Codec
+from kvlab.codecs.each import Codec, Learned
 from kvlab.codecs.rotate import hadamard
 from kvlab.codecs.tokens import MinMax, groups_of
 from kvlab.codecs.tokenwise import BeforeRope
@@ -31,7 +31,7 @@ def together(heads: int, most: int) -> int:
 
 
 @dataclass(frozen=True)
-class Ordered(Codec):
+class Ordered(Learned):
     """Turned in pieces of `piece` channels, put in the order of the layer's artefact (`layer` None: left as they are), then `inner`."""
 
     inner: MinMax
@@ -44,7 +44,7 @@ class Ordered(Codec):
         return self.inner.bits
 
     def order(self, device: torch.device) -> Tensor:
-        return self.layer.cache.artefact["rotatekv order"][self.layer.index].long().to(device)
+        return self.known("rotatekv order", device).long()
 
     def encode(self, rows: Tensor, held: torch.dtype, owner: Tensor | None, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         turned = hadamard(rows.unflatten(1, (rows.shape[1] // self.piece, self.piece))).flatten(1)

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from kvlab.cache import LayerKV
 from kvlab.codecs import stream
-from kvlab.codecs.each import Codec
+from kvlab.codecs.each import Codec, Learned
 from kvlab.codecs.pack import packed_size
 from kvlab.codecs.tokenwise import BeforeRope
 from kvlab.geometry import Geometry
 from kvlab.method import knob
-from kvlab.methods.quantization._capture import captured
+from kvlab.methods.quantization._capture import captured, learned
 from kvlab.models import LM
 
 ROWS = 4096
@@ -73,7 +73,7 @@ def learn(x: Tensor, atoms: int, terms: int, steps: int, batch: int = 512) -> Te
 
 
 @dataclass(frozen=True)
-class Sparse(Codec):
+class Sparse(Learned):
     """Atoms of the layer's dictionary for this `column`, and their weights: `width` 8 (uint8 of E4M3, and a scale) or 16 bits."""
 
     atoms: int
@@ -92,7 +92,7 @@ class Sparse(Codec):
         return self.terms * (self.index + self.width) / self.layer.cache.geometry.head_dim
 
     def book(self, device: torch.device) -> Tensor:
-        return self.layer.cache.artefact[f"csr {self.column}"][self.layer.index].to(device).float()
+        return self.known(f"csr {self.column}", device).float()
 
     def encode(self, rows: Tensor, held: torch.dtype, owner: Tensor | None, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         which, weights = pursue(rows, self.book(rows.device), self.terms)
@@ -143,11 +143,7 @@ class CSR(BeforeRope):
         """{"csr k", "csr v": [L, D, atoms] float16}."""
         found = captured(lm, self.passages, self.length, self.sinks, before_rope=True)
         with torch.enable_grad():
-            keys, values = (torch.stack([self._learn(x) for x in each]) for each in ([layer.plain for layer in found], [layer.v for layer in found]))
-        return {"csr k": keys.half().cpu(), "csr v": values.half().cpu()}
-
-    def _learn(self, rows: Tensor) -> Tensor:
-        return learn(rows.flatten(0, 1), self.atoms, self.terms, self.steps)
+            return learned("csr", found, lambda rows: learn(rows.flatten(0, 1), self.atoms, self.terms, self.steps))
 
     def refuses(self, geometry: Geometry) -> str | None:
         if not geometry.latent and self.terms > min(geometry.head_dim, self.atoms):
