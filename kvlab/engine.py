@@ -14,7 +14,7 @@ import torch
 import transformers
 
 import kvlab
-from kvlab.codecs.account import side_bytes, true_bits
+from kvlab.codecs.account import by_part, side_bytes, true_bits
 from kvlab.method import Method
 from kvlab.models import LM, adapted
 from kvlab.predict import predicted_bytes, settle
@@ -71,7 +71,8 @@ class Token:
 @dataclass(frozen=True)
 class Result:
     """What came out. `bytes` are full (by formula, uncompressed), nominal, predicted, resident (measured), peak, read_per_step; where a method
-    codes entries, also bits_per_value (bits, scales and raw windows counted in) and side (codebooks, bases: beside the cache)."""
+    codes entries, also bits_per_value (bits, scales and raw windows counted in) and side (codebooks, bases: beside the cache). `parts`: what the
+    resident bytes are (`kvlab.codecs.account.PARTS`)."""
 
     text: str
     tokens: list[int]
@@ -81,6 +82,7 @@ class Result:
     knobs: dict[str, Any]
     budget: dict[str, Any]
     bytes: dict[str, float]
+    parts: dict[str, int]
     seconds: dict[str, float]
     prompt_tokens: int
     question_tokens: int
@@ -230,6 +232,7 @@ def _result(lm: LM, request: Request, session: Session, trace: Trace, ids: list[
             "read_per_step": float(np.mean(steps)) if len(steps) else 0.0,
             **_coded(session),
         },
+        parts=by_part(session.cache),
         seconds=seconds,
         prompt_tokens=trace.prompt,
         question_tokens=trace.asked - trace.prompt,

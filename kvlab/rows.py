@@ -17,7 +17,8 @@ class Rows(Protocol):
     """N rows of one column. `bits` is what one value costs without its share of scales and bases (for the pictures).
 
     A codec may also offer `join(other, index) -> Rows | None`: row i of the result is row index[i] of self's rows followed by other's,
-    None when the two cannot be one. Then a column that encodes step by step stays one part. Like `keep`, it never decodes.
+    None when the two cannot be one. Then a column that encodes step by step stays one part. Like `keep`, it never decodes. And
+    `body() -> list[Tensor]`, where more than the first of `tensors()` holds the rows themselves: the others are scales, maps and bases.
     """
 
     bits: float
@@ -50,6 +51,11 @@ class Raw:
 
     def tensors(self) -> list[Tensor]:
         return [self.data]
+
+
+def body_of(rows: Rows) -> list[Tensor]:
+    """Of the tensors of `rows` those that hold the rows themselves."""
+    return rows.body() if hasattr(rows, "body") else rows.tensors()[:1]
 
 
 def storage_bytes(tensors: list[Tensor]) -> int:

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from kvlab.cache import LayerKV
+from kvlab.codecs.account import PARTS, by_part
 from kvlab.engine import kept_positions
 from kvlab.method import Method
 from kvlab.models import LM
@@ -195,6 +196,10 @@ def test_bytes_are_the_sum_of_the_storages_held(case: Case) -> None:
     run = usual(case)
     held = reachable([layer.store for layer in run.layers], set())
     assert run.session.cache.nbytes() == sum_of_storages(held) > 0
+    parts = by_part(run.session.cache)
+    assert sum(parts.values()) == run.session.cache.nbytes() and set(parts) <= set(PARTS), "every byte is of one part"
+    coded = any(part.coded for layer in run.layers if layer.follows is None for name in "kv" for part in layer.store.columns[name].parts)
+    assert ("codes" in parts) == coded and ("raw" in parts) != coded and parts["positions"] > 0
 
 
 @those()

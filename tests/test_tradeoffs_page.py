@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from pathlib import Path
 
 import fake_sweep as fake
@@ -20,6 +21,7 @@ from kvlab.plots.looks import SYMBOL
 from kvlab.registry import registry
 from kvlab.runs import RunStore
 from kvlab.ui import choice, imported, marks, point_card, provenance, report, sweeps
+from kvlab.ui.byte_stack import byte_stack
 from kvlab.ui.finding import finding
 from kvlab.ui.inside import wanted
 from kvlab.ui.mini_map import mini_map
@@ -231,6 +233,13 @@ def test_a_method_keeps_its_mark_whoever_joins(monkeypatch: pytest.MonkeyPatch) 
         hues.setdefault(AXIS_TOKEN[registry()[name].axis], []).append(marks.shape(name))
     assert all(len(set(shapes)) == len(shapes) for shapes in hues.values())
     assert all(marks.shape(name) in marks.MORE for name in registry() if name not in marks.KNOWN)
+
+
+def test_the_bytes_of_a_run_are_stacked_in_the_width_of_the_full_cache() -> None:
+    drawn = byte_stack({"codes": 300, "scales": 100, "window": 98, "positions": 2}, 1000)
+    widths = [float(width) for width in re.findall(r"width:([\d.]+)%", drawn)]
+    assert widths == [30.0, 10.0, 9.8, 0.2] and "positions 2 B" in re.search('aria-label="([^"]+)"', drawn)[1], "spoken in full"
+    assert "positions" not in drawn.rsplit("kv-stack-keys", 1)[1], "too small to be named"
 
 
 def test_the_panel_shows_what_one_of_its_runs_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ class Codec:
 
     headed: ClassVar[bool] = False  # it must know the head of a row
     joint: ClassVar[bool] = False  # a row is a token's heads side by side (`kvlab.codecs.joint`)
+    carries: ClassVar[tuple[int, ...]] = (0,)  # which of what `encode` makes are the values themselves, and no scales
     bits: float
 
     def encode(self, rows: Tensor, held: torch.dtype, owner: Tensor | None, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -104,6 +105,9 @@ class Each:
 
     def tensors(self) -> list[Tensor]:
         return [*self.held, *self.tables, *([] if self.lens is None else [self.lens])]
+
+    def body(self) -> list[Tensor]:
+        return [self.held[i] for i in self.codec.carries if i < len(self.held)]
 
 
 def _uneven(lens: Tensor, codec: Codec) -> Tensor | None:

@@ -80,6 +80,9 @@ class Joint:
     def tensors(self) -> list[Tensor]:
         return [*self.held, *([] if self.order is None else [self.order])]
 
+    def body(self) -> list[Tensor]:
+        return [self.held[i] for i in self.codec.carries if i < len(self.held)]
+
 
 def _in_order(sizes: tuple[int, ...], lens: Tensor) -> Tensor:
     """Places of packed rows: text by text, head by head, the first lens[b, h] vectors of the text."""

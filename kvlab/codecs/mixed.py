@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kvlab.codecs.pack import pack, unpack
-from kvlab.rows import Rows
+from kvlab.rows import Rows, body_of
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,9 @@ class Mixed:
 
     def tensors(self) -> list[Tensor]:
         return [*self.first.tensors(), *self.second.tensors(), self.packed]
+
+    def body(self) -> list[Tensor]:
+        return body_of(self.first) + body_of(self.second)
 
 
 def split_lens(which: Tensor, lens: Tensor) -> Tensor:

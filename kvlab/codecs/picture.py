@@ -140,3 +140,6 @@ class Film:
 
     def tensors(self) -> list[Tensor]:
         return [tensor for picture in self.pictures for tensor in picture.tensors()] + ([] if self.order is None else [self.order])
+
+    def body(self) -> list[Tensor]:
+        return [picture.data for picture in self.pictures]

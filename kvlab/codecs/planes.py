@@ -75,6 +75,9 @@ class Planes:
     def tensors(self) -> list[Tensor]:
         return [self.high, self.low, self.span]
 
+    def body(self) -> list[Tensor]:
+        return [self.high, self.low]
+
 
 def row_bytes(size: int, bits_high: int) -> int:
     """Bytes of one row of `size` values."""

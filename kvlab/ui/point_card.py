@@ -13,6 +13,7 @@ from kvlab.plots.scales import interval, is_share, score
 from kvlab.registry import registry
 from kvlab.runs import RunStore
 from kvlab.ui import marks
+from kvlab.ui.byte_stack import byte_stack
 from kvlab.ui.finding import finding
 from kvlab.ui.mini_map import mini_map
 from kvlab.ui.palette import AXIS_TOKEN
@@ -142,8 +143,11 @@ def _map(row: pd.Series) -> str:
         run = RunStore().load(row["run"])
     except ValueError:  # a broken file: the page it leads to says so
         return ""
-    step = finding(run).view.step if len(run.trace.written) else -1
-    return f'<div class="kv-pt-part"><h4>Kept entries, one of its runs</h4>{mini_map(run, step)}</div>' if step >= 0 else ""
+    parts, m = run.manifest.get("parts"), run.manifest  # runs of earlier versions do not tell them
+    said = f'<div class="kv-pt-part"><h4>Where the bytes are, one of its runs</h4>{byte_stack(parts, m["bytes"]["full"])}</div>' if parts else ""
+    if len(run.trace.written):
+        said += f'<div class="kv-pt-part"><h4>Kept entries, the same run</h4>{mini_map(run, finding(run).view.step)}</div>'
+    return said
 
 
 def _way(row: pd.Series) -> str:

@@ -74,6 +74,9 @@ class Factored:
         held = [tensor for block in self.blocks for tensor in (block.tokens, block.basis, block.pos)]
         return [tensor for tensor in (*held, self.kept) if tensor is not None]
 
+    def body(self) -> list[Tensor]:
+        return [block.tokens for block in self.blocks]
+
 
 def encode(group: list[LayerKV], name: str, share: float) -> None:
     """Factor the raw slots of column `name` of the layers in `group`, for each text of the batch by itself."""

@@ -24,7 +24,7 @@ from kvlab.codecs.pack import packed_size
 from kvlab.codecs.tokens import groups_of
 from kvlab.geometry import Geometry
 from kvlab.method import knob
-from kvlab.rows import Rows
+from kvlab.rows import Rows, body_of
 
 ROUNDS = 3
 """Of the power iteration, as in the authors' code."""
@@ -98,6 +98,9 @@ class Mended:
     def tensors(self) -> list[Tensor]:
         own = (self.left, self.right, self.lens, *(self.outliers or ()))
         return [*self.base.tensors(), *(x for x in own if x is not None)]
+
+    def body(self) -> list[Tensor]:
+        return body_of(self.base)
 
 
 @dataclass(frozen=True)

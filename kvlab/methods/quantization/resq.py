@@ -47,6 +47,7 @@ class Parts(Learned):
     column: str
     layer: LayerKV | None
     headed = True
+    carries = (0, 3)
 
     @property
     def bits(self) -> float:

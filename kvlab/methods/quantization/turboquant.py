@@ -50,6 +50,7 @@ class Product(Codec):
     """`inner`, and of what it leaves over the length and the signs of Gaussian projections: unbiased for inner products."""
 
     inner: Turbo
+    carries = (0, 2)
 
     @property
     def bits(self) -> int:
