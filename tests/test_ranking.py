@@ -43,5 +43,6 @@ def test_the_table_for_a_person_and_the_command(points: pd.DataFrame, tmp_path, 
     points.to_csv(tmp_path / "points.csv", index=False)
     main([str(tmp_path), "--budgets", "0.25"])
     assert "at most the bytes of random at 0.25 (of the full cache: niah 30 %, ppl 40 %)" in capsys.readouterr().out
+    assert held_by(points, "nobody", "0.3kB").to_dict() == {"niah": 300, "ppl": 300}
     with pytest.raises(ValueError, match="not measured at the budget"):
         held_by(points, "random", "0.3")

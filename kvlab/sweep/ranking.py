@@ -1,8 +1,9 @@
 """Methods ranked at equal measured bytes: the best point that each setting has within a limit on each task.
 
-The limit of a task is what a ruler holds there, by default Random at some budget: all tokens of a question and an answer stay after a prompt's
-cut, so a budget of a quarter is more than a quarter of the bytes, and by how much is up to the task. Nothing is read between two points: a setting
-has the score of a point that was measured, or none. `python -m kvlab.sweep.ranking data/sweeps/selection` prints the tables in Markdown.
+A limit is a number of bytes (400kB), or what a ruler holds on a task, by default Random at some budget (0.25): all tokens of a question and an
+answer stay after a prompt's cut, so a budget of a quarter is more than a quarter of the bytes, and by how much is up to the task. Nothing is read
+between two points: a setting has the score of a point that was measured, or none. `python -m kvlab.sweep.ranking data/sweeps/selection` prints
+the tables in Markdown.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from kvlab.budget import Budget
 
 SLACK = 0.03
 
@@ -48,7 +51,9 @@ def ranked(points: pd.DataFrame, limits: pd.Series) -> pd.DataFrame:
 
 
 def held_by(points: pd.DataFrame, method: str, budget: str) -> pd.Series:
-    """Bytes that a method holds under a budget, [task]. Raises ValueError where it was not measured."""
+    """Bytes that a method holds under a budget, [task]; a budget in bytes is its own measure. Raises ValueError where the method was not measured."""
+    if (known := Budget.parse(budget)).unit == "bytes":
+        return pd.Series(known.amount, points["task"].unique())
     rows = points[(points["method"] == method) & (points["budget"] == budget)]
     if rows.empty:
         raise ValueError(f"{method} was not measured at the budget {budget}, so there is no limit to rank at.")
@@ -70,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m kvlab.sweep.ranking", description="Methods ranked at equal measured bytes.")
     parser.add_argument("sweep", type=Path, help="a folder with points.csv")
     parser.add_argument("--ruler", default="random", help="the method whose bytes are the limit")
-    parser.add_argument("--budgets", default="0.5,0.25,0.125,0.0625", help="its budgets")
+    parser.add_argument("--budgets", default="0.5,0.25,0.125,0.0625", help="its budgets, or limits in bytes")
     args = parser.parse_args(argv)
     points = pd.read_csv(args.sweep / "points.csv", dtype={"setting": str, "budget": str})
     lower = set(points[points["better"] == "lower"]["task"])
@@ -80,7 +85,8 @@ def main(argv: list[str] | None = None) -> None:
             limits = held_by(here, args.ruler, budget)
             full = here[here["axis"] == "reference"].groupby("task")["resident"].min()
             said = ", ".join(f"{task} {100 * limits[task] / full[task]:.0f} %" for task in limits.index)
-            print(f"\n{mode}: at most the bytes of {args.ruler} at {budget} (of the full cache: {said})\n")
+            whose = budget if Budget.parse(budget).unit == "bytes" else f"the bytes of {args.ruler} at {budget}"
+            print(f"\n{mode}: at most {whose} (of the full cache: {said})\n")
             print(markdown(ranked(here, limits), lower))
 
 
