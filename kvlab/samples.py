@@ -7,12 +7,18 @@ was killed resumes from.
 from __future__ import annotations
 
 import dataclasses
+import gzip
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from kvlab import index
+
+FILE = "samples.csv.gz"
+"""The rows of a sweep in its folder: packed, as command and versions stand in each of them."""
 
 
 @dataclass(frozen=True)
@@ -112,3 +118,8 @@ def rows(folder: Path, items: Iterable[str] | None = None) -> list[dict[str, Any
         return found
     place = {item: i for i, item in enumerate(items)}
     return sorted((row for row in found if row["item"] in place), key=lambda row: (place[row["item"]], row["question"]))
+
+
+def packed(rows: list[dict[str, Any]]) -> bytes:
+    """What goes into `FILE`: the same rows make the same bytes."""
+    return gzip.compress(pd.DataFrame(rows).to_csv(index=False).encode(), mtime=0)

@@ -48,6 +48,6 @@ def write(folder: Path, points: pd.DataFrame | None = None, samples: pd.DataFram
     folder.mkdir(parents=True, exist_ok=True)
     points.to_csv(folder / "points.csv", index=False)
     if samples is not None:
-        samples.to_csv(folder / "samples.csv", index=False)
+        samples.to_csv(folder / "samples.csv.gz", index=False)
     (folder / "command.txt").write_text(COMMAND + "\n")
     return folder

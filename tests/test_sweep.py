@@ -327,7 +327,7 @@ def options(hub: Path, store: Path, out: Path) -> list[str]:
 
 
 def table(folder: Path) -> pd.DataFrame:
-    return pd.read_csv(folder / "samples.csv").drop(columns=list(TIMES))
+    return pd.read_csv(folder / "samples.csv.gz").drop(columns=list(TIMES))
 
 
 def start(call: list[str]) -> subprocess.Popen:
@@ -374,11 +374,11 @@ def test_a_cancelled_sweep_keeps_what_was_done(hub: Path, tmp_path: Path, monkey
     monkeypatch.setattr(Sweep, "save", cancel)
     assert main([*options(hub, tmp_path / "runs", tmp_path / "out"), "--no-runs"]) == 130
     assert samples.done(tmp_path / "runs") == set(done) and "18 of 20 runs are left" in capsys.readouterr().err
-    assert set(pd.read_csv(tmp_path / "out" / "samples.csv")["item"]) == set(done)
+    assert set(pd.read_csv(tmp_path / "out" / "samples.csv.gz")["item"]) == set(done)
 
 
 def test_a_sweep_leaves_tables_figures_and_the_runs_behind_its_points(undisturbed: Path, hub: Path, capsys: pytest.CaptureFixture) -> None:
-    rows, found = pd.read_csv(undisturbed / "out" / "samples.csv"), pd.read_csv(undisturbed / "out" / "points.csv")
+    rows, found = pd.read_csv(undisturbed / "out" / "samples.csv.gz"), pd.read_csv(undisturbed / "out" / "points.csv")
     assert len(rows) == 5 * 2 * 2 + 5 * 2 and len(found) == 10 and set(found["n"]) == {2} and not rows["status"].str.startswith("refused").any()
     assert rows[rows["sample"] == 0]["run"].notna().all() and found["run"].notna().all()
     store = RunStore(undisturbed / "runs")

@@ -122,13 +122,13 @@ def follow(items: Iterable[Measured], total: int) -> None:
 
 
 def write(job: Sweep, folder: Path) -> None:
-    """samples.csv, points.csv, sweep.yaml (the plan) and figures of what is measured, and a short table on standard output."""
+    """samples.csv.gz, points.csv, sweep.yaml (the plan) and figures of what is measured, and a short table on standard output."""
     rows = job.rows()
     if not rows:
         return
     folder.mkdir(parents=True, exist_ok=True)
     found = points(rows)
-    pd.DataFrame(rows).to_csv(folder / "samples.csv", index=False)
+    (folder / samples.FILE).write_bytes(samples.packed(rows))
     found.to_csv(folder / "points.csv", index=False)
     (folder / "sweep.yaml").write_text(f"# {job.command}\n" + yaml.safe_dump(job.plan.options(), sort_keys=False))
     figures(found, folder)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 import torch
 import yaml
 
@@ -127,18 +126,18 @@ def _work(plan: Plan, part: Part, shelf: Shelf, store: RunStore, folder: Path, l
 
 
 def write(sweep: Sweep, folder: Path) -> None:
-    """samples.csv, points.csv and sweep.yaml of all that is measured, each put in place whole."""
+    """samples.csv.gz, points.csv and sweep.yaml of all that is measured, each put in place whole."""
     rows = sweep.rows()
     found = points(rows)
     if found.empty:
         return
     folder.mkdir(parents=True, exist_ok=True)
     said = {
-        "samples.csv": pd.DataFrame(rows).to_csv(index=False),
+        samples.FILE: samples.packed(rows),
         "sweep.yaml": f"# {sweep.command}\n" + yaml.safe_dump(sweep.plan.options(), sort_keys=False),
         "points.csv": found.to_csv(index=False),  # last: with it the sweep is there
     }
-    for name, text in said.items():
+    for name, content in said.items():
         draft = folder / f".{name}.part"
-        draft.write_text(text)
+        draft.write_bytes(content if isinstance(content, bytes) else content.encode())
         os.replace(draft, folder / name)

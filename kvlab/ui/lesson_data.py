@@ -13,6 +13,7 @@ import pandas as pd
 from kvlab.models import DATA
 from kvlab.presets import presets
 from kvlab.runs import RunStore, StoredRun
+from kvlab.samples import FILE
 from kvlab.ui.inside import show
 
 SWEEP = "spine"
@@ -60,13 +61,13 @@ class Sources:
         return [self.run(preset, "full") for preset in self.presets]
 
     def table(self, name: str) -> pd.DataFrame:
-        """`points` or `samples` of the shipped sweep."""
-        file = DATA / "sweeps" / SWEEP / f"{name}.csv"
+        """`points.csv`, or `FILE` with the samples, of the shipped sweep."""
+        file = DATA / "sweeps" / SWEEP / name
         return _table(str(file), file.stat().st_mtime_ns)
 
     def points(self, task: str) -> pd.DataFrame:
         """The sweep's points of one task, with `share`, the bytes held of the full cache's."""
-        found = self.table("points")
+        found = self.table("points.csv")
         found = found[(found["task"] == task) & found["mean"].notna()]
         if found.empty:
             raise ValueError(f"The sweep {SWEEP} has no points of {task}.")
@@ -83,7 +84,7 @@ class Sources:
 
     def samples(self, task: str, method: str, budget: float | None = None) -> pd.DataFrame:
         """The questions behind one point."""
-        rows = self.table("samples")
+        rows = self.table(FILE)
         rows = rows[(rows["task"] == task) & (rows["method"] == method) & (rows["status"] == "done")]
         return rows[rows["budget"].isna() | (rows["budget"].astype(float) == budget)]
 
@@ -95,7 +96,7 @@ def _table(path: str, changed: int) -> pd.DataFrame:
 
 def stamp() -> str:
     """Changes whenever the shipped runs, the sweep or the lessons do."""
-    files = [*(DATA / "runs").glob("*/manifest.json"), *(DATA / "sweeps" / SWEEP).glob("*.csv"), *(DATA / "lessons").glob("*.yaml")]
+    files = [*(DATA / "runs").glob("*/manifest.json"), *(DATA / "sweeps" / SWEEP).glob("*.csv*"), *(DATA / "lessons").glob("*.yaml")]
     return f"{len(files)} {max(file.stat().st_mtime_ns for file in files)}"
 
 

@@ -1,6 +1,6 @@
 """Stored sweeps for the Trade-offs page: those shipped in `data/sweeps`, and those under `KVLAB_HOME`.
 
-A sweep is a folder with `points.csv` and `samples.csv`, as `python -m kvlab sweep` writes it. `raw` stays as the file has it, for exports;
+A sweep is a folder with `points.csv` and `samples.csv.gz`, as `python -m kvlab sweep` writes it. `raw` stays as the file has it, for exports;
 `points` is what the figures of `kvlab.plots` take, with settings and modes in words.
 """
 
@@ -19,6 +19,7 @@ import streamlit as st
 from kvlab.models import DATA
 from kvlab.plots.points import PANEL, check
 from kvlab.runs import default_folder
+from kvlab.samples import FILE
 
 TEXT = ("budget", "run", "setting", "seeds", "revision", "versions", "command", "model", "method", "title", "axis", "task", "mode", "source")
 SAMPLE_COLUMNS = ("method", "title", "axis", "setting", "budget", "task", "length", "depth", "seed", "sample", "question", "mode", "score", "status", "model")
@@ -41,13 +42,18 @@ class Swept:
     imported: bool = False
 
 
+FIRST = "spine"
+"""Of the shipped sweeps the one that pages open with: few methods, of several axes."""
+
+
 def folders() -> dict[str, Path]:
-    """Name -> folder of every stored sweep: the shipped ones, then the own ones, newest first."""
+    """Name -> folder of every stored sweep: the shipped ones, `FIRST` and then by name; then the own ones, newest first."""
+    shipped, own = ([path.parent for path in home.glob("*/points.csv")] for home in (DATA / "sweeps", default_folder().parent / "sweeps"))
+    shipped.sort(key=lambda place: (place.name != FIRST, place.name))
+    own.sort(key=lambda place: -(place / "points.csv").stat().st_mtime)
     found: dict[str, Path] = {}
-    for home in (DATA / "sweeps", default_folder().parent / "sweeps"):
-        here = [path.parent for path in home.glob("*/points.csv")]
-        for folder in sorted(here, key=lambda folder: -(folder / "points.csv").stat().st_mtime):
-            found[folder.name if folder.name not in found else f"{folder.name} (own)"] = folder
+    for folder in shipped + own:
+        found[folder.name if folder.name not in found else f"{folder.name} (own)"] = folder
     return found
 
 
@@ -63,8 +69,8 @@ def _stored(name: str, folder: str, changed: int) -> Swept:
     try:
         raw = pd.read_csv(place / "points.csv", dtype=dict.fromkeys(TEXT, str), keep_default_na=True)
         wanted = lambda column: column in SAMPLE_COLUMNS  # noqa: E731
-        there = (place / "samples.csv").exists()
-        samples = pd.read_csv(place / "samples.csv", usecols=wanted, dtype={"budget": str}) if there else pd.DataFrame(columns=SAMPLE_COLUMNS)
+        there = (place / FILE).exists()
+        samples = pd.read_csv(place / FILE, usecols=wanted, dtype={"budget": str}) if there else pd.DataFrame(columns=SAMPLE_COLUMNS)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise ValueError(f"The sweep {name} cannot be read: {' '.join(str(error).split())}. Run the same sweep command again to write it anew.") from None
     return Swept(name, *tables(raw), samples, f"{folder} {changed}")
