@@ -18,7 +18,7 @@ from kvlab.ui.compare_view import compare
 from kvlab.ui.compare_words import Story, setting, story
 from kvlab.ui.export import export_row
 from kvlab.ui.framed import framed
-from kvlab.ui.head import title_block
+from kvlab.ui.head import caption, title_block
 
 framed()
 
@@ -96,7 +96,8 @@ def page() -> None:
         for name, make in TABLES.items():
             st.html(f'<p class="kv-b">{name}</p>')
             st.dataframe(make(line), hide_index=True, alt=f"{name}, as a table")
-    compare(payload(made, *state["compare_start"][1], state["compare_arrival"]), "compare", released)
+    said = caption(found.title, found.sentence, setting(line), "" if line.hidden else ", ".join(r.id for r in line.runs))
+    compare(payload(made, *state["compare_start"][1], state["compare_arrival"], said), "compare", released)
 
 
 page()

@@ -15,7 +15,7 @@ from kvlab.ui.export import export_row
 from kvlab.ui.finding import Finding, finding
 from kvlab.ui.form import problem
 from kvlab.ui.framed import framed
-from kvlab.ui.head import title_block
+from kvlab.ui.head import caption, title_block
 from kvlab.ui.inside import View, block, entries_csv, first_difference, head_table, payload, show, token_table, tops
 
 framed()
@@ -123,7 +123,8 @@ def page() -> None:
     if said := state.pop("again_problem", ""):
         problem(said)
     again.panel(run)
-    inside(payload(made, state["inside_start"][1], found.named, state["inside_arrival"]), key, released, protect)
+    said = caption(found.title, found.sentence, setting_line(m), run.id)
+    inside(payload(made, state["inside_start"][1], found.named, state["inside_arrival"], said), key, released, protect)
     head_profile.part(run)
 
 

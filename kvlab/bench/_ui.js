@@ -1,26 +1,24 @@
-// In the page: milliseconds from a key or a click to the end of the server's answer, and of one step of the scrubber to the next frame.
+// In the page: milliseconds of each step of the scrubber with the layout that it causes.
 window.kvlabBench = {
-  answered() {
-    const app = document.querySelector("[data-testid='stApp']");
-    const start = performance.now();
-    let ran = false;
-    return new Promise((done) => {
-      const watch = new MutationObserver(() => {
-        const state = app.dataset.testScriptState;
-        if (state === "running") ran = true;
-        else if (ran && state === "notRunning") { watch.disconnect(); done(performance.now() - start); }
-      });
-      watch.observe(app, { attributes: true, attributeFilter: ["data-test-script-state"] });
-    });
-  },
-  async steps(rail, count) {
-    const found = [];
-    for (let i = 0; i < count; i++) {
+  async scrub(rail, count) {
+    const found = [], last = Number(rail.getAttribute("aria-valuemax"));
+    const press = (key) => rail.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, composed: true }));
+    press("Home");
+    for (let i = 0, way = 1; i < count; i++) {
       await new Promise(requestAnimationFrame);
+      const at = Number(rail.getAttribute("aria-valuenow"));
+      if (at + way < 0 || at + way > last) way = -way;
+      void document.body.offsetHeight; // what came before is not this step's
       const start = performance.now();
-      rail.dispatchEvent(new KeyboardEvent("keydown", { key: i % 2 ? "ArrowLeft" : "ArrowRight", bubbles: true, composed: true }));
+      press(way > 0 ? "ArrowRight" : "ArrowLeft");
+      void document.body.offsetHeight;
       found.push(performance.now() - start);
+      if (Number(rail.getAttribute("aria-valuenow")) === at) throw new Error("the scrubber did not move");
     }
     return found;
+  },
+  unfold(canvas, layers) { // from below, so that no row moves that is still to be clicked
+    const box = canvas.getBoundingClientRect();
+    for (let l = layers - 1; l >= 0; l--) canvas.dispatchEvent(new MouseEvent("click", { clientX: box.left + 20, clientY: box.top + 45 + 18 * l, bubbles: true }));
   },
 };

@@ -1,47 +1,54 @@
 """The dashboard in a browser: paint, preset, widget, scrub step, bytes of a map and many sessions, each beside a bare Streamlit page.
 
-Needs the Python package playwright and a chromium (`--chromium`); the two servers run on this machine, and every figure is taken in turn.
-Not counted: the first start of the server, which imports torch.
+Needs the Python package playwright and a chromium (`--chromium`). Both servers run on this machine, and what is compared is taken in turn. Every
+stage is a process of its own with a time limit: a figure that does not come is named, and the others still come. Not counted: the first start of the
+server, which imports torch. Sessions by the dozen are not browser tabs, which would measure the browser, but speak Streamlit's protocol (`_wire.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
+import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kvlab.engine import Request, run, versions
-from kvlab.models import load
-from kvlab.registry import make
-from kvlab.runs import RunStore, manifest
+from kvlab.bench import _made
+from kvlab.engine import versions
+from kvlab.runs import RunStore
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-WAIT = 240_000  # milliseconds
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+TOKEN, TITLE = ".inside .tok", "h1"
+TIMED = {"first_paint": "first page painted", "preset_open": "preset open (bare: its first page)", "widget_round_trip": "widget round trip"}
+SCRUBBED = {
+    "inside": "Look inside", "inside_all_heads": "Look inside, all heads unfolded",
+    "compare": "Compare", "compare_with_prompt": "Compare, the prompt on screen",
+}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """How often and how many."""
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--sessions", type=int, default=30)
-    parser.add_argument("--tokens", type=int, default=2048, help="tokens of the run whose map is sent")
+    parser.add_argument("--steps", type=int, default=80, help="steps of the scrubber that are timed")
+    parser.add_argument("--limit", type=float, default=90, help="seconds until a figure is given up")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
+    parser.add_argument("--show", type=Path, help="measure nothing: print the table of the figures in this file")
 
 
 @contextlib.contextmanager
 def served(script: Path, home: str) -> Iterator[tuple[str, int]]:
-    """Address and process of a Streamlit server of this script."""
+    """Address and process of a Streamlit server of this script. Raises ValueError when it does not answer within two minutes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -53,101 +60,12 @@ def served(script: Path, home: str) -> Iterator[tuple[str, int]]:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=1)
                 break
             time.sleep(0.2)
+        else:
+            raise ValueError(f"the Streamlit server of {script.name} did not answer within two minutes")
         yield f"http://127.0.0.1:{port}", process.pid
     finally:
         process.terminate()
         process.wait(60)
-
-
-class Visitor:
-    """A fresh tab, and the bytes its WebSocket received."""
-
-    def __init__(self, browser: Any) -> None:
-        self.context = browser.new_context(viewport={"width": 1440, "height": 960})
-        self.context.add_init_script(path=HERE / "_ui.js")
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(WAIT)
-        self.bytes = 0
-        self.page.on("websocket", lambda socket: socket.on("framereceived", self._count))
-
-    def _count(self, payload: bytes | str) -> None:
-        self.bytes += len(payload)
-
-    def open(self, address: str, *painted: str) -> float:
-        """Milliseconds until these selectors are on the page."""
-        start = time.perf_counter()
-        self.page.goto(address, wait_until="commit")
-        for selector in painted:
-            self.page.locator(selector).first.wait_for(state="visible")
-        return 1000 * (time.perf_counter() - start)
-
-    def settle(self) -> None:
-        """Wait until the script rests for half a second."""
-        self.page.wait_for_timeout(500)
-        self.page.wait_for_selector("[data-testid='stApp'][data-test-script-state='notRunning']", state="attached")
-
-    def close(self) -> None:
-        self.context.close()
-
-
-def opened(browser: Any, address: str, *painted: str) -> float:
-    """Milliseconds of a fresh tab."""
-    visitor = Visitor(browser)
-    try:
-        return visitor.open(address, *painted)
-    finally:
-        visitor.close()
-
-
-def round_trip(browser: Any, address: str, box: str, painted: str, count: int) -> list[float]:
-    """Milliseconds from leaving a text box, changed, to the end of the script that it started."""
-    visitor = Visitor(browser)
-    visitor.open(address, painted)
-    visitor.settle()
-    found = []
-    for i in range(count):
-        field = visitor.page.get_by_role("textbox", name=box).first
-        field.fill(f"word {'x' * i}")
-        visitor.page.evaluate("window.kvlabBench.last = window.kvlabBench.answered()")
-        field.press("Tab")
-        found.append(visitor.page.evaluate("window.kvlabBench.last"))
-        visitor.settle()
-    visitor.close()
-    return found
-
-
-def scrubbed(browser: Any, address: str, count: int = 60) -> tuple[list[float], int]:
-    """Milliseconds of each step of the scrubber in the browser, and the bytes that opening the run sent."""
-    visitor = Visitor(browser)
-    visitor.open(address, ".inside .tok")
-    visitor.settle()
-    rail = visitor.page.get_by_role("slider", name="Step of the answer")
-    found = rail.evaluate(f"rail => window.kvlabBench.steps(rail, {count})")
-    visitor.close()
-    return found, visitor.bytes
-
-
-def bytes_of(browser: Any, address: str, painted: str) -> int:
-    """Bytes that a page received over its WebSocket."""
-    visitor = Visitor(browser)
-    visitor.open(address, painted)
-    visitor.settle()
-    visitor.close()
-    return visitor.bytes
-
-
-def crowd(browser: Any, address: str, painted: str, count: int) -> list[float]:
-    """Milliseconds until each of `count` tabs that open at once has painted."""
-    visitors = [Visitor(browser) for _ in range(count)]
-    start, found = time.perf_counter(), []
-    for visitor in visitors:
-        visitor.page.goto(address, wait_until="commit")
-    for visitor in visitors:
-        visitor.page.locator(painted).first.wait_for(state="visible")
-        found.append(1000 * (time.perf_counter() - start))
-    for visitor in visitors:
-        visitor.close()
-    return found
 
 
 def resident(pid: int) -> int:
@@ -156,62 +74,107 @@ def resident(pid: int) -> int:
     return 1024 * next(int(line.split()[1]) for line in fields if line.startswith("VmRSS"))
 
 
-def long_run(home: str, tokens: int) -> str:
-    """Id of a stored run of SnapKV over a context of about `tokens` tokens."""
-    lm = load("bundled")
-    text = "The grass is green. The sky is blue. "
-    prompt = text * (tokens // len(lm.encode(text, special=False)))
-    request = Request(prompt, make("snapkv", "0.25"), max_new_tokens=24, compare=True, stop_at_end=False)
-    result = run(lm, request)
-    return RunStore(Path(home) / "runs").save(manifest(lm, request, result), result.trace)
+class Stages:
+    """Runs workers one after another; says on stderr which, and keeps what is missing and why."""
 
+    def __init__(self, chromium: str, limit: float) -> None:
+        self.chromium, self.limit, self.start = chromium, limit, time.monotonic()
+        self.missing: dict[str, str] = {}
 
-def in_turn(rounds: int, kvlab: Callable[[], float], bare: Callable[[], float]) -> dict[str, float]:
-    """Medians of both, taken in turn, and their ratio."""
-    pairs = [(kvlab(), bare()) if i % 2 else (bare(), kvlab())[::-1] for i in range(rounds)]
-    ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
-    return {"kvlab_ms": ours, "bare_ms": theirs, "ratio": ours / theirs, "rounds": rounds}
+    def say(self, text: str) -> None:
+        """One line of progress."""
+        print(f"{time.monotonic() - self.start:6.1f} s  {text}", file=sys.stderr, flush=True)
+
+    def run(self, name: str, worker: str, **asked: Any) -> dict[str, Any] | None:
+        """The answer of a worker, or None: then `missing` says why."""
+        self.say(name)
+        command = [sys.executable, str(HERE / worker), json.dumps({**asked, "chromium": self.chromium})]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        try:
+            told, words = process.communicate(timeout=self.limit)
+            if process.returncode == 0:
+                return json.loads(told)
+            self.missing[name] = next((line for line in reversed(words.splitlines()) if ": " in line), "the worker stopped without a word")
+        except subprocess.TimeoutExpired:
+            self.missing[name] = f"not there after {self.limit:.0f} s"
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # its browser goes with it
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        self.say(f"{name}: MISSING, {self.missing[name]}")
+        return None
 
 
 def bench(args: argparse.Namespace) -> dict[str, Any]:
     """All figures; milliseconds on a small machine say little, the bare page beside them says what Streamlit itself takes."""
-    from playwright.sync_api import sync_playwright
-
+    if args.show:
+        return json.loads(args.show.read_text())
+    stages = Stages(args.chromium, args.limit)
+    stages.say("servers and made-up runs")
     with tempfile.TemporaryDirectory() as home, served(ROOT / "app.py", home) as (ours, pid), served(HERE / "_bare.py", home) as (bare, bare_pid):
-        stored, preset = long_run(home, args.tokens), RunStore(ROOT / "data" / "runs").list()[0]["id"]
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=args.chromium, args=FLAGS)
-            figures = measured(browser, args, ours, bare, stored, preset)
-            figures["resident_bytes_after"] = {"kvlab": resident(pid), "bare": resident(bare_pid)}
-            browser.close()
+        store = RunStore(Path(home) / "runs")
+        runs = {"preset": RunStore(ROOT / "data" / "runs").list()[0]["id"], "big": _made.big(store), "square": _made.square(store)}
+        figures = measured(stages, args, ours, bare, runs)
+        figures["resident_bytes_after"] = {"kvlab": resident(pid), "bare": resident(bare_pid)}
+    stages.say("done")
     return {
         "what": "the dashboard beside a bare Streamlit page",
         **figures,
+        "missing": stages.missing,
         "cores": os.cpu_count(),
         "versions": versions(),
         "when": time.strftime("%Y-%m-%d", time.gmtime()),
-        "command": f"python -m kvlab bench ui --rounds {args.rounds} --sessions {args.sessions} --tokens {args.tokens}",
+        "command": f"python -m kvlab bench ui --rounds {args.rounds} --sessions {args.sessions} --steps {args.steps}",
     }
 
 
-def measured(browser: Any, args: argparse.Namespace, ours: str, bare: str, stored: str, preset: str) -> dict[str, Any]:
+def measured(stages: Stages, args: argparse.Namespace, ours: str, bare: str, runs: dict[str, Any]) -> dict[str, Any]:
     """The figures, after one warm visit of every page."""
-    token, title = ".inside .tok", "h1"
-    for address, painted in ((ours, title), (f"{ours}/run", "textarea"), (f"{ours}/inside?run={preset}", token), (bare, title)):
-        opened(browser, address, painted)
-    steps, sent = scrubbed(browser, f"{ours}/inside?run={stored}")
-    trips, plain = round_trip(browser, f"{ours}/run", "Question", "textarea", args.rounds), round_trip(browser, bare, "Word", title, args.rounds)
-    many, few = crowd(browser, f"{ours}/inside?run={preset}", token, args.sessions), crowd(browser, bare, title, args.sessions)
-    trip, bare_trip = statistics.median(trips), statistics.median(plain)
-    paint = lambda address, painted: lambda: opened(browser, address, painted)  # noqa: E731
+    preset, (one, two), rounds = f"{ours}/inside?run={runs['preset']}", runs["big"], args.rounds
+    both = f"{ours}/compare?cmp={one},{two}"
+    tabs = lambda name, stage, **asked: stages.run(name, "_tabs.py", stage=stage, **asked)  # noqa: E731
+    scrub = lambda name, address, **more: tabs(f"scrub step, {name}", "scrub", address=address, painted=TOKEN, count=args.steps, **more)  # noqa: E731
+    tabs("first visit", "warm", ours=ours, bare=bare, preset=runs["preset"])
+    pages = {"kvlab": (f"{ours}/inside?run={runs['square']}", TOKEN)}
+    pages |= {f"plotly_{kind}": (f"{bare}/?map={kind}", ".js-plotly-plot .hm") for kind in ("uint8", "float32")}
     return {
-        "first_paint": in_turn(args.rounds, paint(ours, title), paint(bare, title)),
-        "preset_open": in_turn(args.rounds, paint(f"{ours}/inside?run={preset}", token), paint(bare, title)),
-        "widget_round_trip": {"kvlab_ms": trip, "bare_ms": bare_trip, "ratio": trip / bare_trip, "rounds": args.rounds},
-        "scrub_step": {"tokens": args.tokens, "median_ms": statistics.median(steps), "p95_ms": sorted(steps)[int(0.95 * len(steps))], "steps": len(steps)},
-        "map_bytes": {"kvlab_whole_page": sent, "bare_plotly_2048x2048": bytes_of(browser, f"{bare}/?map", ".js-plotly-plot")},
+        "first_paint": tabs("first page painted", "paint", kvlab=(ours, TITLE), bare=(bare, TITLE), rounds=rounds),
+        "preset_open": tabs("preset open", "paint", kvlab=(preset, TOKEN), bare=(bare, TITLE), rounds=rounds),
+        "widget_round_trip": tabs("widget round trip", "trip", kvlab=(f"{ours}/run", "textarea", "Question"), bare=(bare, TITLE, "Word"), rounds=rounds),
+        "scrub_step": {
+            "layers": 28, "kv_heads": 8, "tokens": 2048,
+            "inside": scrub("Look inside", f"{ours}/inside?run={one}&step=0"),
+            "inside_all_heads": scrub("Look inside, all heads unfolded", f"{ours}/inside?run={one}&step=0", unfold=28),
+            "compare": scrub("Compare", f"{both}&step=0"),
+            "compare_with_prompt": scrub("Compare, the prompt on screen", f"{both}&step=0", show=".strip"),
+        },
+        "map_2048x2048": tabs("a map of 2,048 x 2,048", "sent", pages=pages),
         "sessions": {
-            "count": args.sessions, "kvlab_median_ms": statistics.median(many), "kvlab_last_ms": many[-1],
-            "bare_median_ms": statistics.median(few), "bare_last_ms": few[-1],
+            "count": args.sessions, "driven": "by WebSocket, Streamlit's own protocol, no browser; kvlab: Look inside with a stored run",
+            **(stages.run(f"{args.sessions} sessions", "_wire.py", ours=ours, bare=bare, preset=runs["preset"], count=args.sessions, rounds=2) or {}),
         },
     }  # fmt: skip
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures for a person, in Markdown."""
+    ms = lambda value: f"{value:,.0f} ms" if value >= 100 else f"{value:.1f} ms"  # noqa: E731
+    head = f"kvlab {figures['versions']['kvlab']} on {figures['cores']} cores, {figures['when']}."
+    rows = [head, "", "| what | kvlab | bare Streamlit | ratio |", "|---|---|---|---|"]
+    for name, words in TIMED.items():
+        if one := figures[name]:
+            rows.append(f"| {words} | {ms(one['kvlab_ms'])} | {ms(one['bare_ms'])} | {one['ratio']:.2f} |")
+    if maps := figures["map_2048x2048"]:
+        said = {kind: f"{one['bytes'] / 2**20:.1f} MiB, {ms(one['open_ms'])}" for kind, one in maps.items()}
+        theirs = "; ".join(f"{kind[7:]} {words}" for kind, words in said.items() if kind != "kvlab")
+        rows.append(f"| a map of 2,048 x 2,048 (bare: Plotly) | half precision {said['kvlab']} | {theirs} | |")
+    many = figures["sessions"]
+    for words, name in (("open", "open_last_ms"), ("ask again", "again_last_ms")) if "kvlab" in many else ():
+        mine, bare = many["kvlab"][name], many["bare"][name]
+        rows.append(f"| {many['count']} sessions {words} at once, until the last is answered | {ms(mine)} | {ms(bare)} | {mine / bare:.2f} |")
+    step = figures["scrub_step"]
+    size = f"{step['layers']} layers x {step['kv_heads']} KV heads x {step['tokens']:,} tokens"
+    rows += ["", f"Sessions are driven {many['driven']}.", "", f"| one step of the scrubber, {size} | median | 95 % are under | most |", "|---|---|---|---|"]
+    rows += [f"| {words} | {ms(one['median_ms'])} | {ms(one['p95_ms'])} | {ms(one['most_ms'])} |" for name, words in SCRUBBED.items() if (one := step[name])]
+    rows += ["", "A step is its script and the style and layout that it causes, without the frame in which it is painted."]
+    return "\n".join([*rows, *(f"\nMissing: {name} ({why})." for name, why in figures["missing"].items())])

@@ -108,9 +108,11 @@ def body(line: Lineup) -> tuple[dict[str, Any], bytes]:
     return header, b"".join(blocks)
 
 
-def payload(made: tuple[dict[str, Any], bytes], step: int, token: int, arrival: int = 0) -> bytes:
-    """`body` with the view to start from. A component that sees a new `arrival` goes there; one that knows it keeps its own."""
+def payload(made: tuple[dict[str, Any], bytes], step: int, token: int, arrival: int = 0, picture: Any = None) -> bytes:
+    """`body` with the view to start from. A component that sees a new `arrival` goes there; one that knows it keeps its own.
+    `picture`: the footer of its pictures (`kvlab.ui.head.caption`)."""
     header, blocks = made
-    head = json.dumps({**header, "view": {"step": step, "token": token}, "arrival": arrival}, separators=(",", ":"), ensure_ascii=False).encode()
+    said = {**header, "view": {"step": step, "token": token}, "arrival": arrival, "picture": picture or {}}
+    head = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()
     head += b" " * (-(len(head) + 4) % 8)
     return len(head).to_bytes(4, "little") + head + blocks

@@ -11,8 +11,8 @@ import streamlit as st
 from kvlab.ui.component import WEB
 from kvlab.ui.palette import css
 
-PARTS = ("inside_dom", "inside_data", "inside_strip", "inside_scrubber", "compare_lane", "compare_map", "compare_tracks", "compare_column", "compare_sets",
-         "compare_main")  # fmt: skip
+PARTS = ("inside_dom", "picture", "cells", "steps", "inside_data", "inside_strip", "inside_scrubber", "compare_lane", "compare_map", "compare_tracks",
+         "compare_column", "compare_sets", "compare_main")  # fmt: skip
 
 
 def script() -> str:

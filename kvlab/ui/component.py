@@ -12,12 +12,13 @@ import streamlit as st
 from kvlab.ui.palette import css
 
 WEB = Path(__file__).parent / "web"
-PARTS = ("dom", "data", "strip", "scrubber", "attention", "map", "side", "main")
+PARTS = ("inside_dom", "picture", "cells", "steps", "inside_data", "inside_strip", "inside_scrubber", "inside_attention", "inside_map", "inside_side",
+         "inside_main")  # fmt: skip
 
 
 def script() -> str:
     """The JavaScript of the view: its parts in one module, in the order they need each other."""
-    return "\n".join((WEB / f"inside_{part}.js").read_text() for part in PARTS)
+    return "\n".join((WEB / f"{part}.js").read_text() for part in PARTS)
 
 
 def style() -> str:

@@ -37,6 +37,11 @@ Figure = tuple[str, str, str, str]
 """Label, value, class of the value ("" or "lost"), remark after it."""
 
 
+def caption(title: str, sentence: Words, setting: str, run: str) -> dict[str, str]:
+    """The footer of a picture of this page (`web/picture.js`)."""
+    return {"title": title, "sentence": "".join(text for text, _ in sentence), "setting": setting, "run": run}
+
+
 def title_block(title: str, sentence: Words, setting: str = "", axis: str = "", figures: Sequence[Figure] = ()) -> None:
     """Draw it. Every text is escaped here: prompts and tokens may hold anything."""
     dot = f'<i style="background:var(--{AXIS_TOKEN[axis]})"></i>' if axis in AXIS_TOKEN else ""

@@ -195,13 +195,14 @@ def full_bits(manifest: dict[str, Any]) -> int:
     return 32 if manifest["versions"].get("dtype") == "float32" else 16
 
 
-def payload(made: tuple[dict[str, Any], bytes], view: View, named: tuple[int, ...] = (), arrival: int = 0) -> bytes:
+def payload(made: tuple[dict[str, Any], bytes], view: View, named: tuple[int, ...] = (), arrival: int = 0, picture: Any = None) -> bytes:
     """`block` with the view to start from: 4 bytes length of the header, the header padded so that the arrays begin at a multiple of 8, the arrays.
 
     `named` tokens get a dashed ring. A component that sees a new `arrival` goes to `view`; one that knows it keeps its own.
+    `picture`: the footer of its pictures (`kvlab.ui.head.caption`).
     """
     header, body = made
-    said = {**header, "view": vars(view), "named": list(named), "arrival": arrival}
+    said = {**header, "view": vars(view), "named": list(named), "arrival": arrival, "picture": picture or {}}
     head = json.dumps(said, separators=(",", ":"), ensure_ascii=False).encode()
     head += b" " * (-(len(head) + 4) % 8)
     return len(head).to_bytes(4, "little") + head + body

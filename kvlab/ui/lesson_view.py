@@ -12,7 +12,7 @@ import streamlit as st
 from kvlab.ui.palette import css
 
 WEB = Path(__file__).parent / "web"
-PARTS = ("inside_dom", "lesson_pictures", "lesson_main")
+PARTS = ("inside_dom", "picture", "lesson_pictures", "lesson_main")
 
 
 def script() -> str:

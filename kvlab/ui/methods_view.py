@@ -19,10 +19,11 @@ from kvlab.registry import registry
 from kvlab.toy import Toy
 from kvlab.ui import marks
 from kvlab.ui import methods_facts as facts
+from kvlab.ui.head import caption
 from kvlab.ui.palette import AXIS_TOKEN, css
 
 WEB = Path(__file__).parent / "web"
-SHARED = ("inside_dom", "inside_data", "methods_map")
+SHARED = ("inside_dom", "picture", "cells", "inside_data", "methods_map")
 FILTERS = ("axis", "acts", "needs", "source", "q")
 """Keys of the link that say what is shown of the field."""
 PLACED = ("eviction", "heads", "merging", "retrieval", "quantization", "sparsity", "channels", "sharing", "reference")
@@ -44,8 +45,9 @@ def gallery(asked: Mapping[str, str], arrival: int, on_change: Callable[[], None
 def player(name: str, one: Toy) -> None:
     """Draw one method's toy at full size."""
     header, body = block([one])
-    stamp = hashlib.sha256(body).hexdigest()[:12]
-    _component("player")(data=packed({**header, "stamp": f"{name} {stamp}", "start": 1}, body), key=f"methods-toy-{name}")
+    stamp, kind = hashlib.sha256(body).hexdigest()[:12], registry()[name]
+    said = caption(kind.title, ((facts.first_sentence(kind), False),), f"{AXES[kind.axis]} · toy of 24 tokens, 2 layers of 2 KV heads", f"{name} {stamp}")
+    _component("player")(data=packed({**header, "stamp": f"{name} {stamp}", "start": 1, "picture": said}, body), key=f"methods-toy-{name}")
 
 
 def packed(header: Mapping[str, Any], body: bytes) -> bytes:

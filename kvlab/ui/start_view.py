@@ -17,7 +17,7 @@ from kvlab.ui.palette import css
 from kvlab.ui.sweeps import Swept
 
 WEB = Path(__file__).parent / "web"
-PARTS = ("inside_dom", "start_map", "start_field", "start_doors", "start_main")
+PARTS = ("inside_dom", "cells", "start_map", "start_field", "start_doors", "start_main")
 
 
 def script() -> str:

@@ -106,8 +106,11 @@ class Column {
   }
 
   mapTitle() {
+    const row = el("div", "map-title");
     this.says = el("p", "sub map-says");
-    return this.says;
+    row.append(this.says);
+    offerPicture(this.app, this.card, row, this.lane.card.name, false);
+    return row;
   }
 
   layout() {

@@ -1,7 +1,8 @@
 // one step and one token for all runs. Python hears of them on release only
 
-class Compare {
+class Compare extends Stepped {
   constructor(root) {
+    super();
     this.view = { step: 0, token: -1 };
     this.hovered = -1;
     this.body = el("div", "inside compare");
@@ -17,6 +18,9 @@ class Compare {
     this.live.setAttribute("aria-live", "polite");
     this.body.append(this.tracks.card, this.columns, this.strip.card, this.sets.card, this.live);
     root.append(this.body);
+    offerPicture(this, this.tracks.card, this.tracks.side, "tracks", true);
+    offerPicture(this, this.strip.card, this.strip.card.querySelector("header"), "prompt", true);
+    offerPicture(this, this.sets.card, this.sets.card.querySelector("header"), "overlap", true);
     this.colours = new Colours(this.body, () => this.lanes && this.layout());
     this.body.onkeydown = (e) => this.stepKey(e);
     this.body.onkeyup = () => this.commitSoon();
@@ -52,6 +56,7 @@ class Compare {
   }
   open(bytes, length, header) {
     this.key = header.key;
+    this.said = header.picture;
     ({ pieces: this.pieces, prompt: this.prompt, asked: this.asked, reference: this.reference, writes: this.writes } = header);
     this.lanes = header.cards.map((card, n) => new Lane(bytes.subarray(4 + length + header.spans[n][0], 4 + length + header.spans[n][0] + header.spans[n][1]), card, header.pieces));
     this.P = Math.max(...this.lanes.map((lane) => lane.P));
@@ -66,7 +71,9 @@ class Compare {
     this.strip.card.querySelector("h2").textContent = "The prompt";
     this.strip.sub.textContent = `line under a token: share of the ${grouped(heads)} heads of all columns that hold it at this step`;
   }
-  drop() { this.watch.disconnect(); this.near.disconnect(); clearInterval(this.clock); clearTimeout(this.later); }
+  caption() { return { ...this.said, setting: `${this.said.setting} · step ${this.view.step}` }; }
+  redraw() { this.layout(); }
+  drop() { this.watch.disconnect(); this.near.disconnect(); this.stop(); }
 
   span() {
     const { token } = this.view;
@@ -99,29 +106,8 @@ class Compare {
     this.strip.mark();
   }
 
-  goto(step) {
-    step = Math.max(0, Math.min(this.run.S - 1, step));
-    if (step === this.view.step) return;
-    this.view.step = step;
-    this.drawStep();
-  }
-  stepKey(e) {
-    if (e.ctrlKey || e.metaKey || e.altKey || !this.lanes || (e.target === this.columns && /Arrow/.test(e.key))) return; // arrows scroll the columns
-    const { view, run } = this, to = { ArrowRight: view.step + 1, ArrowLeft: view.step - 1, PageUp: view.step + 16, PageDown: view.step - 16, Home: 0, End: run.S - 1 }[e.key];
-    if (to !== undefined) this.goto(to);
-    else if (e.key === " " && !/^(BUTTON|A)$/.test(e.target.tagName)) this.play();
-    else return;
-    e.preventDefault();
-    e.stopPropagation();
-  }
-  play() {
-    if (this.clock) { clearInterval(this.clock); this.clock = 0; this.commit(); }
-    else {
-      if (this.view.step >= this.run.S - 1) this.goto(0);
-      this.clock = setInterval(() => (this.view.step < this.run.S - 1 ? this.goto(this.view.step + 1) : this.play()), 260);
-    }
-    this.tracks.playing(Boolean(this.clock));
-  }
+  get scrubber() { return this.tracks; }
+  stepKey(e) { if (e.target !== this.columns || !/Arrow/.test(e.key)) super.stepKey(e); } // arrows scroll the columns
   hover(p, speak = false) {
     if (p >= this.P) p = -1;
     if (p === this.hovered) return;
@@ -137,15 +123,6 @@ class Compare {
     this.strip.reveal(this.view.token);
     this.commit();
   }
-
-  commit() {
-    clearTimeout(this.later);
-    const said = JSON.stringify(this.view);
-    if (this.clock || said === this.sent) return;
-    this.sent = said;
-    this.send("view", { ...this.view });
-  }
-  commitSoon() { clearTimeout(this.later); this.later = setTimeout(() => this.commit(), 250); }
 }
 
 const shownCompares = new WeakMap(); // one per mounted component: Python calls again after every rerun

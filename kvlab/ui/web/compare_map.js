@@ -4,6 +4,7 @@ class PoolMap {
   constructor(app, lane) {
     this.app = app;
     this.lane = lane;
+    this.cells = new Cells();
     this.box = el("div", "pool");
     this.canvas = el("canvas");
     this.canvas.setAttribute("role", "img");
@@ -17,77 +18,50 @@ class PoolMap {
   }
 
   layout() {
-    const { lane, app } = this, ratio = Math.max(1, Math.round(window.devicePixelRatio || 1));
+    const { lane, app } = this;
     this.wide = Math.max(40, this.box.clientWidth - 30);
-    const w = Math.floor(this.wide * ratio), bins = Math.min(w, app.P);
-    const h = (lane.R <= 16 ? 8 : lane.R <= 32 ? 6 : lane.R <= 64 ? 4 : lane.R <= 128 ? 2 : 1) * ratio, gap = (lane.R <= 32 ? 1 : 0) * ratio, between = (lane.R <= 64 ? 4 : 2) * ratio;
-    this.rows = Array.from({ length: lane.R }, (_, r) => r * (h + gap) + Math.floor(r / lane.H) * between);
+    const bins = Math.min(Math.floor(this.wide * pixelRatio()), app.P);
+    const h = lane.R <= 16 ? 8 : lane.R <= 32 ? 6 : lane.R <= 64 ? 4 : lane.R <= 128 ? 2 : 1, gap = lane.R <= 32 ? 1 : 0, between = lane.R <= 64 ? 4 : 2;
     this.h = h;
-    this.ratio = ratio;
-    const tall = this.rows.at(-1) + h;
-    this.canvas.width = w;
-    this.canvas.height = tall;
-    this.canvas.style.width = `${w / ratio}px`;
-    this.canvas.style.height = `${tall / ratio}px`;
-    this.high = tall / ratio;
-    this.image = new ImageData(w, tall);
-    this.pixels = new Uint32Array(this.image.data.buffer);
-    this.from = Int32Array.from({ length: bins + 1 }, (_, b) => Math.floor((b * w) / bins));
-    this.slim = w / bins >= 4 ? ratio : 0;
+    this.rows = Array.from({ length: lane.R }, (_, r) => r * (h + gap) + Math.floor(r / lane.H) * between);
+    this.high = this.rows.at(-1) + h;
+    size(this.canvas, this.wide, this.high);
+    this.cells.lay(this.rows.map((y) => ({ y, h })), this.wide, bins, this.wide / bins >= 4 ? 1 : 0);
+    this.label();
     lane.bin(bins, app.P);
-    this.label(ratio);
   }
 
-  label(ratio) { // a name for each layer that has the room
-    const { lane } = this, each = (this.rows[lane.H] ?? this.high * ratio) / ratio, every = Math.max(1, Math.ceil(13 / each));
+  label() { // a name for each layer that has the room
+    const { lane } = this, each = this.rows[lane.H] ?? this.high, every = Math.max(1, Math.ceil(13 / each));
     this.names.replaceChildren();
     for (let l = 0; l < lane.L; l += every) {
       const name = el("span", "", `L${l}`);
-      name.style.top = `${this.rows[l * lane.H] / ratio + Math.min(each, 40) / 2 - 9}px`;
+      name.style.top = `${this.rows[l * lane.H] + Math.min(each, 40) / 2 - 9}px`;
       this.names.append(name);
     }
   }
 
-  colour(text, alpha = 255) {
-    const [r, g, b] = text.match(/[\d.]+/g).map(Number);
-    return ((alpha << 24) | (b << 16) | (g << 8) | r) >>> 0;
-  }
-
   draw() {
-    const { lane, app } = this, c = app.colours, blue = this.colour(c.held, 0), grey = this.colour(c.hairline);
+    const { lane, app, cells } = this, c = app.colours, g = this.canvas.getContext("2d");
+    if (cells.said !== c.said) lane.touchAll();
+    cells.paint(c);
     for (let n = 0; n < lane.changes; n++) {
-      lane.stale[lane.changed[n]] = 0;
-      this.cell(lane.changed[n], blue, grey);
+      const j = lane.changed[n], r = Math.floor(j / lane.bins);
+      lane.stale[j] = 0;
+      cells.set(r, j - r * lane.bins, this.look(j));
     }
     lane.changes = 0;
-    const g = this.canvas.getContext("2d");
-    g.putImageData(this.image, 0, 0);
-    for (const [r, list] of lane.lostRows) for (const p of list) { // wanted and gone: never binned away
-      const wide = 5 * this.ratio, x = ((p + 0.5) / app.P) * this.canvas.width - wide / 2;
-      g.fillStyle = c.lostSoft;
-      g.fillRect(x, this.rows[r], wide, this.h);
-      g.fillStyle = this.h >= 4 ? c.hatch : c.lost;
-      g.fillRect(x, this.rows[r], wide, this.h);
-      g.strokeStyle = c.lost;
-      g.lineWidth = this.ratio;
-      if (this.h >= 4) g.strokeRect(x + this.ratio / 2, this.rows[r] + this.ratio / 2, wide - this.ratio, this.h - this.ratio);
-    }
+    cells.put(g, 0, 0);
+    for (const [r, list] of lane.lostRows) for (const p of list) drawWanted(g, c, ((p + 0.5) / app.P) * this.wide - 2.5, this.rows[r], 5, this.h);
     this.canvas.setAttribute("aria-label", `${lane.card.name}: ${grouped(lane.total)} of ${grouped(lane.R * lane.born_)} entries held at step ${lane.step}`);
   }
 
-  cell(j, blue, grey) { // the tokens of one column in one head
-    const { lane, h, from, pixels } = this, w = this.canvas.width, r = Math.floor(j / lane.bins), b = j - r * lane.bins, n = lane.count[j];
-    const mean = n ? lane.tall[j] / (255 * n) : 0, tall = n ? Math.max(1, Math.round(h * mean)) : 0, skipped = lane.read && !lane.read[j];
-    const end = Math.max(from[b] + 1, from[b + 1] - (n ? this.slim : 0)), middle = h >= 4 ? h >> 1 : -1;
-    let alpha = n ? 50 + Math.round((165 * n) / lane.room[b]) : 0;
-    if (n && h < 3) alpha = Math.round(alpha * (skipped ? 0.4 : mean)); // no room for height
-    const fill = (blue | (alpha << 24)) >>> 0;
-    for (let y = 0, at = this.rows[r] * w; y < h; y++, at += w) {
-      const drawn = n && h - y <= tall && !(skipped && h >= 3 && y > h - tall && y < h - 1); // held, not read: an outline
-      const value = drawn ? fill : y === middle ? grey : 0;
-      for (let x = from[b]; x < end; x++) pixels[at + x] = value;
-      for (let x = end; x < from[b + 1]; x++) pixels[at + x] = 0;
-    }
+  look(j) { // the tokens of one column in one head: opacity is the share held, height their mean bits
+    const { lane } = this, n = lane.count[j];
+    if (!n) return 0;
+    const mean = lane.tall[j] / (255 * n), skipped = lane.read && !lane.read[j], alpha = 50 + (165 * n) / lane.room[j % lane.bins];
+    if (this.h < 3) return look(HELD, Math.round(alpha * (skipped ? 0.4 : mean))); // no room for height or an outline
+    return skipped ? look(UNREAD, Math.round(alpha)) : look(HELD, Math.round(alpha), Math.round(255 * mean));
   }
 
   hit(e) {

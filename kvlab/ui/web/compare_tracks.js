@@ -11,7 +11,8 @@ class Tracks extends Scrubber {
     this.words = svg("svg", { class: "words", "aria-hidden": "true" });
     this.lanes = el("div", "lanes");
     this.scale = el("span", "sub");
-    this.card.replaceChildren(corner, this.words, el("span"), this.lanes, now, this.rail, this.scale);
+    this.side = el("span");
+    this.card.replaceChildren(corner, this.words, this.side, this.lanes, now, this.rail, this.scale);
     for (const part of [this.words, this.lanes]) { // the whole picture is the handle, not only the rail
       part.onpointerdown = (e) => { if (e.target.closest("button, a")) return; part.setPointerCapture(e.pointerId); this.drag = true; this.to(e); };
       part.onpointermove = this.rail.onpointermove;

@@ -2,13 +2,17 @@
 
 const KINDS = { uint8: Uint8Array, uint16: Uint16Array, int32: Int32Array, float32: Float32Array, float64: Float64Array };
 const halves = new Float32Array(65536); // half precision to number, exact; filled once
+const glows = new Uint8Array(65536), byteGlows = new Uint8Array(256); // either code of a share to the opacity of an entry that gets it
+const glowOf = (root) => Math.round((255 / 24) * Math.round(24 * (0.38 + 0.62 * Math.min(1, root || 0))));
 
 function fillHalves() {
   if (halves[1]) return;
   for (let i = 0; i < 65536; i++) {
     const sign = i & 0x8000 ? -1 : 1, power = (i >> 10) & 31, part = i & 1023;
     halves[i] = sign * (power === 0 ? part * 2 ** -24 : power === 31 ? (part ? NaN : Infinity) : (1 + part / 1024) * 2 ** (power - 15));
+    glows[i] = glowOf(Math.sqrt(Math.max(0, halves[i])));
   }
+  for (let code = 0; code < 256; code++) byteGlows[code] = glowOf(code / 255);
 }
 
 function readHeader(bytes) {
@@ -31,6 +35,8 @@ class Run {
     this.heldLayer = new Uint16Array(this.L * this.P); // heads of a layer that hold a token
     this.kept = new Uint32Array(this.R);
     this.left = this.a.left; // the last time each entry left
+    this.leaving = this.byStep(this.a.left);
+    this.step = -1;
   }
 
   leftAt(step) { // when each entry left, as it stood at a step: some came back since
@@ -39,6 +45,15 @@ class Run {
     const left = this.left.slice();
     for (let n = 0; n < away.length; n += 3) if (away[n + 1] <= step && step < away[n + 2]) left[away[n]] = away[n + 1];
     return left;
+  }
+
+  byStep(when) { // entries in the order of the step at which something happens to them, and where each step begins
+    const from = new Int32Array(this.S + 1);
+    for (const s of when) if (s > 0 && s < this.S) from[s + 1]++;
+    for (let s = 1; s <= this.S; s++) from[s] += from[s - 1];
+    const next = from.slice(), order = new Int32Array(from[this.S]);
+    for (let i = 0; i < when.length; i++) if (when[i] > 0 && when[i] < this.S) order[next[when[i]]++] = i;
+    return { from, order };
   }
 
   meanMissing() {
@@ -51,27 +66,44 @@ class Run {
     return mean;
   }
 
-  // counts of one step; everything drawn afterwards reads them
+  // counts of one step; everything drawn afterwards reads them. From the step before it costs what changed, however many entries there are
   at(step) {
-    this.step = step;
-    this.born_ = this.a.born ? this.a.born[step] : 0;
-    this.heldCount.fill(0);
-    this.heldLayer.fill(0);
-    this.a.left = this.leftAt(step);
-    const { left } = this.a, { heldCount, heldLayer, born_: born } = this;
-    for (let r = 0; r < this.R; r++) {
-      let kept = 0;
-      for (let p = 0, i = r * this.P, j = Math.floor(r / this.H) * this.P; p < born; p++, i++, j++) if (left[i] > step) { kept++; heldCount[p]++; heldLayer[j]++; }
-      this.kept[r] = kept;
-    }
+    step = Math.min(step, this.S - 1); // of several runs one may have ended early: it stays as it was
+    if (step === this.step || !this.S) return;
+    if (this.a.away) { this.a.left = this.leftAt(step); this.step = -1; } // few runs have entries that came back: those are counted anew
+    if (this.step < 0) this.afresh(step);
+    for (; this.step < step; this.step++) this.cross(this.step + 1, 1);
+    for (; this.step > step; this.step--) this.cross(this.step, -1);
+    this.born_ = this.a.born[step];
+    this.rowBase = Math.floor(step / this.every) * this.R * this.P;
     this.lostRows = new Map(); // row -> positions that are gone though the full cache wants them: few, so a list
     const from = this.a.lost_from;
-    for (let n = from ? from[step] : 0; from && n < from[step + 1]; n++) {
+    for (let n = from ? from[step] : 0; from && this.a.lost && n < from[step + 1]; n++) {
       const r = Math.floor(this.a.lost[n] / this.P);
       if (!this.lostRows.has(r)) this.lostRows.set(r, []);
       this.lostRows.get(r).push(this.a.lost[n] % this.P);
     }
-    this.rowBase = Math.floor(step / this.every) * this.R * this.P;
+  }
+  afresh(step) {
+    for (const counts of [this.heldCount, this.heldLayer, this.kept]) counts.fill(0);
+    this.total = 0;
+    this.step = step;
+    const born = this.a.born[step], { left } = this.a;
+    for (let r = 0; r < this.R; r++) for (let p = 0, i = r * this.P; p < born; p++, i++) if (left[i] > step) this.add(r, p, 1, step);
+  }
+  cross(step, sign) { // from step - 1 to step, or back
+    const before = this.a.born[step - 1], after = this.a.born[step], { left } = this.a;
+    for (let n = this.leaving.from[step]; n < this.leaving.from[step + 1]; n++) {
+      const r = Math.floor(this.leaving.order[n] / this.P), p = this.leaving.order[n] - r * this.P;
+      if (p < before) this.add(r, p, -sign, step - 1);
+    }
+    for (let p = before; p < after; p++) for (let r = 0, i = p; r < this.R; r++, i += this.P) if (left[i] > step) this.add(r, p, sign, step);
+  }
+  add(r, p, sign) {
+    this.kept[r] += sign;
+    this.heldCount[p] += sign;
+    this.heldLayer[Math.floor(r / this.H) * this.P + p] += sign;
+    this.total += sign;
   }
 
   held(r, p) { return p < this.born_ && this.a.left[r * this.P + p] > this.step; }
@@ -80,6 +112,10 @@ class Run {
     if (!array) return 0;
     const code = array[this.rowBase + r * this.P + p];
     return array instanceof Uint16Array ? halves[code] : (code / 255) ** 2;
+  }
+  glow(r, p) { // opacity of a held entry, 0 to 255 in 24 steps, with the root of the attention it gets
+    const array = this.a.attention;
+    return array ? (array instanceof Uint16Array ? glows[array[this.rowBase + r * this.P + p]] : byteGlows[array[this.rowBase + r * this.P + p]]) : glows[0];
   }
   attention(r, p) { return this.value("attention", r, p); }
   full(r, p) { return this.value("full", r, p); }

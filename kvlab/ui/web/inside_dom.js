@@ -19,8 +19,10 @@ function card(kind, title, sub) {
   box.append(head);
   return box;
 }
+let drawnRatio = 0; // while a picture is made its canvases are drawn this fine, whatever the screen
+const pixelRatio = () => drawnRatio || window.devicePixelRatio || 1;
 function size(canvas, wide, high) {
-  const ratio = window.devicePixelRatio || 1;
+  const ratio = pixelRatio();
   canvas.width = Math.round(wide * ratio);
   canvas.height = Math.round(high * ratio);
   canvas.style.width = `${wide}px`;

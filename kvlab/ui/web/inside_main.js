@@ -1,7 +1,8 @@
 // one selection for all parts: step, head, locked token, span, hover. Python hears of it on release only
 
-class Inside {
+class Inside extends Stepped {
   constructor(root) {
+    super();
     this.view = { step: 0, layer: 0, head: 0, token: -1, until: -1, track: -1, till: -1 };
     this.hovered = this.hoverRow = -1;
     this.body = el("div", "inside");
@@ -13,6 +14,9 @@ class Inside {
     this.live.setAttribute("aria-live", "polite");
     this.body.append(left, right, this.live);
     root.append(this.body);
+    const heads = (part) => part.card.querySelector("header");
+    for (const [name, part, vector] of [["tokens", p.strip, true], ["kept-entries", p.map, false], ["heads", p.heads, true], ["span", p.span, false], ["bytes", p.bytes, true]])
+      offerPicture(this, part.card, heads(part), name, vector);
     this.colours = new Colours(this.body, () => this.run && this.layout());
     this.body.onkeydown = (e) => this.stepKey(e);
     this.body.onkeyup = () => this.commitSoon();
@@ -37,7 +41,9 @@ class Inside {
     this.layout();
     this.parts.strip.reveal(this.view.token);
   }
-  drop() { this.watch.disconnect(); clearInterval(this.clock); clearTimeout(this.later); }
+  caption() { const { picture } = this.run; return { ...picture, setting: `${picture.setting} · step ${this.view.step}, ${this.run.name(this.row())}` }; }
+  redraw() { this.layout(); }
+  drop() { this.watch.disconnect(); this.stop(); }
 
   row() { return this.view.layer * this.run.H + this.view.head; }
   span() {
@@ -84,6 +90,7 @@ class Inside {
   }
   drawStep() {
     const p = this.parts;
+    this.run.at(this.view.step);
     p.strip.step();
     p.scrubber.step();
     p.map.draw();
@@ -96,30 +103,7 @@ class Inside {
   drawPick() { this.parts.heads.pick(); }
   drawMarks() { this.parts.strip.mark(); this.parts.map.crosshairs(); }
 
-  goto(step) {
-    step = Math.max(0, Math.min(this.run.S - 1, step));
-    if (step === this.view.step || !this.run.S) return;
-    this.view.step = step;
-    this.run.at(step);
-    this.drawStep();
-  }
-  stepKey(e) {
-    if (e.ctrlKey || e.metaKey || e.altKey || !this.run) return;
-    const { run, view } = this, to = { ArrowRight: view.step + 1, ArrowLeft: view.step - 1, PageUp: view.step + 16, PageDown: view.step - 16, Home: 0, End: run.S - 1 }[e.key];
-    if (to !== undefined) this.goto(to);
-    else if (e.key === " " && e.target.tagName !== "BUTTON") this.play();
-    else return;
-    e.preventDefault();
-    e.stopPropagation();
-  }
-  play() {
-    if (this.clock) { clearInterval(this.clock); this.clock = 0; this.commit(); }
-    else {
-      if (this.view.step >= this.run.S - 1) this.goto(0);
-      this.clock = setInterval(() => (this.view.step < this.run.S - 1 ? this.goto(this.view.step + 1) : this.play()), 260);
-    }
-    this.parts.scrubber.playing(Boolean(this.clock));
-  }
+  get scrubber() { return this.parts.scrubber; }
   pick(r, commit = true) {
     this.view.layer = Math.floor(r / this.run.H);
     this.view.head = r % this.run.H;
@@ -153,15 +137,6 @@ class Inside {
     if (this.view.token < 0) this.parts.token.draw();
     if (speak && p >= 0) this.live.textContent = `token ${p}, ${shown(this.run.pieces[p])}, held by ${this.run.heldCount[p]} of ${this.run.R} heads, ${this.run.name(this.row())} ${this.state(this.row(), p)}`;
   }
-
-  commit() {
-    clearTimeout(this.later);
-    const said = JSON.stringify(this.view);
-    if (this.clock || said === this.sent) return;
-    this.sent = said;
-    this.send("view", { ...this.view });
-  }
-  commitSoon() { clearTimeout(this.later); this.later = setTimeout(() => this.commit(), 250); }
 }
 
 // What the page before this one was still asked for may put its own address over this one's, after this one was opened

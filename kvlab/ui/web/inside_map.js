@@ -18,6 +18,8 @@ class KeptMap {
       this.pooling.append(button);
     }
     this.pool = "max";
+    this.cells = new Cells();
+    this.small = new Cells();
     this.box = el("div", "plot");
     this.canvas = el("canvas", "cells");
     this.canvas.setAttribute("role", "img");
@@ -57,6 +59,10 @@ class KeptMap {
     this.rowsOf(run);
     this.high = this.rows.length ? this.rows.at(-1).y + this.rows.at(-1).h + 24 : 60;
     size(this.canvas, wide, this.high);
+    this.top = this.rows.length ? this.rows[0].y - 2 : 0;
+    const flat = (row) => (row.r < 0 ? { y: row.y + 1, h: row.h - 2 } : { y: row.y + (row.h > 10 ? 1 : 0), h: row.h - (row.h > 10 ? 2 : 0) });
+    this.flat = this.rows.map(flat);
+    this.cells.lay(this.flat.map(({ y, h }) => ({ y: y - this.top, h })), this.width, this.count, this.cell > 3 ? 1 : 0);
     this.attention.layout(wide);
     this.crosshairs();
   }
@@ -117,11 +123,36 @@ class KeptMap {
     const { run, colours: c } = this.app, g = this.canvas.getContext("2d");
     clear(g);
     g.font = c.font;
+    this.paint(g, run, c);
     this.coverage(g, run, c);
     for (const row of this.rows) row.r < 0 ? this.layer(g, run, c, row) : this.row(g, run, c, row);
     this.frame(g, run, c);
     if (!this.over.hidden) this.drawMini();
     this.say(run);
+  }
+
+  // the cells, and over them what is gone though wanted
+  paint(g, run, c) {
+    const { cells, rows, from, count } = this, end = Math.min(count, run.P - from), marks = [];
+    cells.paint(c);
+    for (const [n, row] of rows.entries()) {
+      if (row.r < 0) { // one row for all heads of a layer: opacity is the share that hold the token
+        for (let b = 0, j = row.l * run.P + from; b < end; b++, j++) cells.set(n, b, run.heldLayer[j] ? look(HELD, Math.round((217 * run.heldLayer[j]) / run.H)) : 0);
+        for (let r = row.l * run.H; r < (row.l + 1) * run.H; r++) for (const p of run.lostIn(r)) marks.push([p, n, r]);
+      } else {
+        for (let b = 0; b < end; b++) cells.set(n, b, this.look(run, row.r, from + b));
+        for (const p of run.lostIn(row.r)) if (run.merged(row.r, p) < 0) marks.push([p, n, row.r]);
+        if (run.a.unread) for (let p = from; p < from + end; p++) if (run.wants(row.r, p) && run.held(row.r, p) && run.unread(row.r, p)) marks.push([p, n, -1]);
+      }
+    }
+    cells.put(g, this.gutter, this.top);
+    const wide = Math.max(6, this.cell - 0.8);
+    for (const [p, n, r] of marks) if (this.inside(p)) drawWanted(g, c, this.x(p) + this.cell / 2 - wide / 2, this.flat[n].y, wide, this.flat[n].h, r < 0 ? c.held : c.lost);
+  }
+  // how an entry looks: opacity by what it is read, height by its bits
+  look(run, r, p) {
+    if (!run.held(r, p)) return run.merged(r, p) >= 0 ? look(MERGED, 230) : 0;
+    return run.unread(r, p) ? look(UNREAD) : look(HELD, run.glow(r, p), heightOf(run.bits(r, p), run.precision));
   }
 
   coverage(g, run, c) {
@@ -137,30 +168,6 @@ class KeptMap {
   }
 
   row(g, run, c, row) {
-    const { r, y, h } = row, end = Math.min(this.from + this.count, run.born_), slim = this.cell > 3 ? 0.8 : 0;
-    g.fillStyle = c.hairline;
-    g.fillRect(this.gutter, y + h / 2 - 0.5, this.width, 1);
-    g.fillStyle = c.held;
-    const flat = h - (h > 10 ? 2 : 0);
-    let start = -1, was = null;
-    const flush = (p) => {
-      if (start < 0) return;
-      g.globalAlpha = was.alpha;
-      g.fillRect(this.x(start), y + (h - flat) / 2 + flat - was.tall, (p - start) * this.cell - slim, was.tall);
-      start = -1;
-    };
-    for (let p = this.from; p < end; p++) {
-      const cellOf = this.kind(run, r, p, flat);
-      if (cellOf && was && start >= 0 && !slim && cellOf.alpha === was.alpha && cellOf.tall === was.tall) continue;
-      flush(p);
-      if (!cellOf) continue;
-      if (cellOf.hollow) this.hollow(g, c, p, y + (h - flat) / 2, flat, run.wants(r, p));
-      else if (cellOf.merged) this.ring(g, c, p, y, h);
-      else { start = p; was = cellOf; if (slim) flush(p + 1); }
-    }
-    flush(end);
-    g.globalAlpha = 1;
-    for (const p of run.lostIn(r)) if (this.inside(p) && run.merged(r, p) < 0) this.hatched(g, c, p, y + (h - flat) / 2, flat);
     this.kept(g, run, c, row);
     this.rowName(g, run, c, row);
   }
@@ -171,70 +178,9 @@ class KeptMap {
     else if (text && !(at && Math.abs(at.y - y) < 13)) label(g, c, text, this.gutter - 9, y + h / 2 + 4, "right");
   }
 
-  // how an entry is drawn: alpha by what it is read, height by its bits; null: nothing is there
-  kind(run, r, p, flat) {
-    if (!run.held(r, p)) return run.merged(r, p) >= 0 ? { merged: true } : null;
-    if (run.unread(r, p)) return { hollow: true };
-    const bits = run.bits(r, p);
-    const tall = bits ? Math.max(2, flat * (0.3 + 0.7 * (bits / run.precision))) : flat;
-    return { alpha: Math.round((0.38 + 0.62 * Math.sqrt(run.attention(r, p))) * 24) / 24, tall };
-  }
-  hollow(g, c, p, y, h, wants) {
-    const w = this.cell;
-    g.globalAlpha = 1;
-    if (wants) this.hatched(g, c, p, y, h, true);
-    g.strokeStyle = c.held;
-    g.lineWidth = 1;
-    if (w >= 4) g.strokeRect(this.x(p) + 0.5, y + 0.5, w - 1.8, h - 1);
-    else { g.globalAlpha = 0.75; g.fillStyle = c.held; g.fillRect(this.x(p), y, Math.max(0.8, w - 0.8), 1); g.fillRect(this.x(p), y + h - 1, Math.max(0.8, w - 0.8), 1); }
-    g.globalAlpha = 1;
-    g.fillStyle = c.held;
-  }
-  ring(g, c, p, y, h) {
-    const x = this.x(p) + this.cell / 2, top = y + h / 2 - Math.min(3, h / 5);
-    if (this.cell < 4) { // too narrow for a shape: a low line, and the pointer names it
-      g.globalAlpha = 0.6;
-      g.fillRect(this.x(p), y + h - 3, this.cell, 1.5);
-      g.globalAlpha = 1;
-      return;
-    }
-    g.globalAlpha = 0.9;
-    g.strokeStyle = c.held;
-    g.lineWidth = 1;
-    g.beginPath();
-    g.arc(x, top, Math.min(2.6, this.cell / 2 - 0.4), 0, 7);
-    g.moveTo(x, top + Math.min(2.6, this.cell / 2));
-    g.lineTo(x, y + h - 2);
-    g.stroke();
-    g.globalAlpha = 1;
-  }
-  hatched(g, c, p, y, h, bare) {
-    const w = Math.max(6, this.cell - 0.8), x = this.x(p) + this.cell / 2 - w / 2;
-    g.fillStyle = c.lostSoft;
-    g.fillRect(x, y, w, h);
-    g.fillStyle = c.hatch;
-    g.fillRect(x, y, w, h);
-    g.strokeStyle = bare ? c.held : c.lost;
-    g.lineWidth = 1;
-    g.strokeRect(x + 0.5, y + 0.5, w - 1, h - 1);
-    g.fillStyle = c.held;
-  }
-
-  layer(g, run, c, row) { // one row for all heads of a layer: opacity is the share that hold the token
-    const { l, y, h } = row, end = Math.min(this.from + this.count, run.born_);
-    g.fillStyle = c.hairline;
-    g.fillRect(this.gutter, y + h / 2 - 0.5, this.width, 1);
-    g.fillStyle = c.held;
-    for (let p = this.from; p < end; p++) {
-      const held = run.heldLayer[l * run.P + p];
-      if (!held) continue;
-      g.globalAlpha = (0.85 * held) / run.H;
-      g.fillRect(this.x(p), y + 1, this.cell - (this.cell > 3 ? 0.8 : 0), h - 2);
-    }
-    g.globalAlpha = 1;
-    for (let r = l * run.H; r < (l + 1) * run.H; r++) for (const p of run.lostIn(r)) if (this.inside(p)) this.hatched(g, c, p, y + 1, h - 2);
-    const chosen = Math.floor(this.app.row() / run.H) === l;
-    label(g, c, row.label, this.gutter - 9, y + h / 2 + 4, "right", chosen ? c.ink : c.small, chosen);
+  layer(g, run, c, row) {
+    const chosen = Math.floor(this.app.row() / run.H) === row.l;
+    label(g, c, row.label, this.gutter - 9, row.y + row.h / 2 + 4, "right", chosen ? c.ink : c.small, chosen);
   }
 
   kept(g, run, c, { r, y, h }) { // the ragged bar: outline all tokens, fill what is kept
@@ -289,18 +235,16 @@ class KeptMap {
   }
 
   drawMini() {
-    const { run, colours: c } = this.app, wide = this.mini.parentElement.clientWidth - 134, high = 64;
-    size(this.mini, wide, high);
-    const g = this.mini.getContext("2d"), bins = Math.min(wide, run.P), each = run.P / bins, w = wide / bins;
-    const h = (high - 6) / run.L;
-    const key = [run.cuts.filter(([s]) => s <= run.step).length, Math.floor(run.born_ / each), this.pool, wide, c.said].join();
-    if (key !== this.miniKey) { // what is held changes rarely: kept as a picture
-      this.miniKey = key;
-      this.base = el("canvas");
-      size(this.base, wide, high);
-      this.poolInto(this.base.getContext("2d"), run, c, bins, h, w, each);
-    }
-    g.drawImage(this.base, 0, 0, wide, high);
+    const { app: { run, colours: c }, small } = this, wide = this.mini.parentElement.clientWidth - 134, high = 64;
+    const bins = Math.min(wide, run.P), h = (high - 6) / run.L;
+    const key = `${wide} ${pixelRatio()}`;
+    if (this.miniKey !== key) { this.miniKey = key; size(this.mini, wide, high); }
+    small.lay(Array.from({ length: run.L }, (_, l) => ({ y: l * h, h: h > 3 ? h - 1 : h })), wide, bins, 0);
+    small.paint(c);
+    this.poolInto(small, run, bins);
+    const g = this.mini.getContext("2d");
+    clear(g);
+    small.put(g, 0, 3);
     g.fillStyle = c.lost;
     for (const [r, list] of run.lostRows) for (const p of list) g.fillRect((p / run.P) * wide - 3, 3 + Math.floor(r / run.H) * h, 6, Math.max(2, h - 1));
     g.strokeStyle = c.ink;
@@ -311,22 +255,15 @@ class KeptMap {
     this.mini.setAttribute("aria-valuenow", this.from);
   }
 
-  poolInto(g, run, c, bins, h, w, each) { // share of a layer's heads that hold the tokens of a bin: the most or the mean
-    g.fillStyle = c.held;
-    for (let l = 0; l < run.L; l++) {
-      let start = 0, was = 0; // neighbours of one shade are one rectangle
-      for (let b = 0; b <= bins; b++) {
-        let most = 0, sum = 0;
-        const from = l * run.P + Math.floor(b * each), to = l * run.P + Math.floor((b + 1) * each);
-        for (let j = from; b < bins && j < to; j++) { sum += run.heldLayer[j]; if (run.heldLayer[j] > most) most = run.heldLayer[j]; }
-        const share = b < bins ? Math.round(8 * (this.pool === "max" ? most : sum / Math.max(1, to - from)) / run.H) / 8 : -1;
-        if (share === was) continue;
-        if (was > 0) { g.globalAlpha = 0.15 + 0.7 * was; g.fillRect(start * w, 3 + l * h, (b - start) * w, Math.max(1, h - (h > 3 ? 1 : 0))); }
-        start = b;
-        was = share;
-      }
+  poolInto(cells, run, bins) { // share of a layer's heads that hold the tokens of a bin: the most or the mean, in eight shades
+    const each = run.P / bins, max = this.pool === "max";
+    for (let l = 0; l < run.L; l++) for (let b = 0; b < bins; b++) {
+      let most = 0, sum = 0;
+      const from = l * run.P + Math.floor(b * each), to = l * run.P + Math.floor((b + 1) * each);
+      for (let j = from; j < to; j++) { sum += run.heldLayer[j]; if (run.heldLayer[j] > most) most = run.heldLayer[j]; }
+      const share = Math.round((8 * (max ? most : sum / (to - from))) / run.H) / 8;
+      cells.set(l, b, share ? look(HELD, Math.round(255 * (0.15 + 0.7 * share))) : 0);
     }
-    g.globalAlpha = 1;
   }
 
   // the line beside the title: what the marks mean, or what is under the pointer

@@ -72,7 +72,7 @@ class Heads {
       if (cell.said === said) continue;
       cell.said = said;
       cell.fill.className = kind;
-      cell.fill.style.width = `${Math.min(100, 100 * value)}%`;
+      cell.fill.style.width = `${Math.min(100, Math.ceil(50 * value) * 2)}%`; // to about a pixel: finer steps cost a layout each
       cell.text.textContent = text;
       cell.setAttribute("aria-label", said);
     }
@@ -170,7 +170,8 @@ class TokenPanel {
     for (let r = 0; r < run.R; r++) {
       const there = p < run.born_, held = run.held(r, p), merged = run.merged(r, p) >= 0;
       const kind = !there ? "none" : held ? (run.unread(r, p) ? "unread" : "held") : merged ? "merged" : run.wants(r, p) ? "lost" : "gone";
-      this.cells.children[r].className = `${kind}${r === this.app.row() ? " on" : ""}`;
+      const cell = this.cells.children[r], said = `${kind}${r === this.app.row() ? " on" : ""}`;
+      if (cell.className !== said) cell.className = said;
     }
   }
 }

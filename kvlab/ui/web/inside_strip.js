@@ -65,6 +65,7 @@ class Strip {
     const { run } = this.app, all = document.createDocumentFragment();
     this.spans = new Array(run.pieces.length).fill(null);
     this.was = [];
+    this.share = [];
     let word = null, gap = 0;
     for (let p = 0; p < run.pieces.length; p++) {
       if (p === run.prompt && run.asked > run.prompt) { all.append(" ", el("span", "part", "question")); word = null; }
@@ -103,12 +104,11 @@ class Strip {
       const count = p < run.P ? run.heldCount[p] : 0;
       const state = p >= run.born_ ? (p === writes ? "now" : "later") : count === 0 ? "gone" : "";
       const differs = p >= run.asked && run.tops.length && run.a.top[p - run.asked] !== run.a.written[p - run.asked] && p <= writes;
-      const said = `tok ${state}${differs ? " differs" : ""}${p - run.asked === run.first && p <= writes ? " first" : ""}|${count}`;
-      if (this.was[p] === said) continue;
-      this.was[p] = said;
-      const [classes] = said.split("|");
-      token.className = classes + (this.rings?.[p] ? " " + this.rings[p] : "");
-      token.style.setProperty("--share", `${(100 * count) / run.R}%`);
+      const classes = `tok ${state}${differs ? " differs" : ""}${p - run.asked === run.first && p <= writes ? " first" : ""}`, share = Math.ceil((32 * count) / run.R);
+      if (this.was[p] !== classes) token.className = classes + (this.rings?.[p] ? " " + this.rings[p] : "");
+      if (this.share[p] !== share) token.style.setProperty("--share", `${(100 * share) / 32}%`); // to a pixel: each change costs the style of a token
+      this.was[p] = classes;
+      this.share[p] = share;
     }
     this.writes();
   }
@@ -135,7 +135,7 @@ class Strip {
     if (hovered >= 0) add(hovered, "hovered");
     for (const p of new Set([...Object.keys(this.rings || {}), ...Object.keys(rings)])) {
       const token = this.spans[p];
-      if (token) token.className = [this.was[p].split("|")[0], rings[p]].filter(Boolean).join(" ");
+      if (token) token.className = [this.was[p], rings[p]].filter(Boolean).join(" ");
     }
     this.rings = rings;
   }

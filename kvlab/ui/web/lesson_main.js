@@ -54,6 +54,13 @@ class LessonView {
   get open() { return !this.step.question || this.guesses[this.at] !== undefined; }
   href(step = this.at, present = this.data.present) { return `learn?lesson=${this.data.lesson.id}&step=${step + 1}${present ? "&present=1" : ""}`; }
 
+  caption() {
+    const step = this.step, { lesson } = this.data, runs = step.runs || [], rest = runs.length > 3 ? ` and ${runs.length - 3} more` : "";
+    const setting = [`Lesson ${lesson.number}: ${lesson.title}`, step.source].filter(Boolean).join(" · ");
+    return { title: step.title, sentence: (this.open ? step.reveal : step.text).map(([text]) => text).join(""), setting, run: runs.slice(0, 3).join(", ") + rest };
+  }
+  redraw() { this.picture(); }
+
   layout() {
     const { lesson, present } = this.data, { steps } = lesson, step = this.step;
     this.head.replaceChildren(el("span", "mark"), ...(present ? [] : [this.link("All lessons", "learn")]), el("b", "", `Lesson ${lesson.number}`), el("span", "", lesson.title), el("span", "grow"), ...this.tools(), el("span", "count", `${this.at + 1} of ${steps.length}`));
@@ -86,6 +93,11 @@ class LessonView {
     const table = this.button(this.tabled ? "Show as picture" : "Show as table", () => { this.tabled = !this.tabled; this.layout(); });
     if (!step.problem) found.push(table);
     if (step.link) found.push(this.link(step.link.startsWith("inside") ? "Open this in Look inside" : "Open this in Trade-offs", step.link));
+    if (!step.problem && !this.tabled) {
+      const holder = el("span");
+      offerPicture(this, this.stage, holder, `lesson-${this.data.lesson.number}-${this.at + 1}`, true);
+      found.push(holder);
+    }
     const copy = this.button("Copy link", () => this.copy(copy));
     copy.title = "Students who open it see the same stored runs, read-only";
     found.push(copy, this.link(present ? "Leave presenter mode" : "Present", this.href(this.at, !present)));

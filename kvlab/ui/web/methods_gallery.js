@@ -90,6 +90,7 @@ class Gallery {
     title.append(marker(card.marker), el("b", "", card.title));
     if (card.source !== "code") title.append(Object.assign(el("i", "source", SOURCE[card.source][0]), { title: SOURCE[card.source][1] }));
     const canvas = el("canvas");
+    canvas.cells = new Cells();
     link.append(title, canvas);
     if (card.toy < 0) link.append(el("span", "none", "no toy: open the card"));
     link.onpointerenter = link.onfocus = () => this.tell(card);
@@ -135,7 +136,7 @@ class Gallery {
       if (canvas.wide !== wide) { size(canvas, wide, toys.R * h + (toys.L - 1) * gap + 7); canvas.wide = wide; }
       const g = canvas.getContext("2d");
       clear(g);
-      drawToy(g, c, toys, card.toy, step, { x: 0, y: 0, w, h, gap });
+      drawToy(g, c, canvas.cells, toys, card.toy, step, { x: 0, y: 0, w, h, gap });
       this.whenActs(g, c, card, step, w, toys.R * h + (toys.L - 1) * gap + 3);
     }
   }

@@ -1,7 +1,5 @@
 // a toy's entries at one step: a row per layer and KV head, a column per token; what is seen at every size, from 4 px a cell
 
-const [LATER, HELD, EVICTED, MERGED, UNREAD, ELSEWHERE] = [0, 1, 2, 3, 4, 5]; // as kvlab.toy.KINDS
-
 class Toys {
   constructor(bytes) {
     const { length, header } = readHeader(bytes), raw = bytes.slice().buffer;
@@ -28,46 +26,18 @@ class Toys {
   }
 }
 
-// draws one toy into a box at x, y: cells of `w` x `h` px, `gap` px more between layers
-function drawToy(g, c, toys, toy, step, { x, y, w, h, gap }) {
-  const air = w > 12 ? 1.5 : w > 4.2 ? 0.8 : 0.5;
-  for (let r = 0; r < toys.R; r++) {
-    const top = y + r * h + Math.floor(r / toys.H) * gap, flat = h - (h > 14 ? 4 : h > 6 ? 2 : 1);
-    g.fillStyle = c.hairline;
-    g.globalAlpha = 1;
-    g.fillRect(x, Math.round(top + h / 2) - 0.5, w * toys.P, 1);
-    for (let p = 0; p < toys.prompt + step; p++) drawEntry(g, c, toys, toys.at(toy, step, r, p), x + p * w, top + (h - flat) / 2, w - air, flat);
-  }
-  g.globalAlpha = 1;
+// draws one toy into a box at x, y of a picture: cells of `w` x `h` px, `gap` px more between layers; `cells` is the picture's own painter
+function drawToy(g, c, cells, toys, toy, step, { x, y, w, h, gap }) {
+  const flat = h - (h > 14 ? 4 : h > 6 ? 2 : 1);
+  cells.lay(Array.from({ length: toys.R }, (_, r) => ({ y: r * h + Math.floor(r / toys.H) * gap + (h - flat) / 2, h: flat })), w * toys.P, toys.P, w > 12 ? 1.5 : w > 4.2 ? 1 : 0);
+  cells.paint(c);
+  for (let r = 0; r < toys.R; r++) for (let p = 0; p < toys.P; p++) cells.set(r, p, p < toys.prompt + step ? toyLook(toys, toys.at(toy, step, r, p)) : 0);
+  cells.put(g, x, y);
 }
-
-function drawEntry(g, c, toys, i, x, y, w, h) {
-  const kind = toys.kind[i];
-  g.fillStyle = g.strokeStyle = c.held;
-  g.globalAlpha = 1;
-  if (kind === HELD) {
-    const bits = ((toys.kbits[i] || toys.precision) + (toys.vbits[i] || toys.precision)) / 2;
-    const tall = bits < toys.precision ? Math.max(2, h * (0.3 + (0.7 * bits) / toys.precision)) : h;
-    g.globalAlpha = 0.38 + (0.62 * toys.glow[i]) / 255;
-    g.fillRect(x, y + h - tall, w, tall);
-  } else if (kind === UNREAD) {
-    g.lineWidth = 1;
-    g.strokeRect(x + 0.5, y + 0.5, w - 1, h - 1);
-  } else if (kind === MERGED) {
-    const r = Math.min(w / 2 - 0.4, h * 0.28, 5), mid = x + w / 2;
-    g.lineWidth = w > 12 ? 1.4 : 1;
-    g.beginPath();
-    g.arc(mid, y + r + 0.5, r, 0, 7);
-    g.moveTo(mid, y + 2 * r + 0.5);
-    g.lineTo(mid, y + h);
-    g.stroke();
-  } else if (kind === ELSEWHERE) { // a dot where there is room for no more
-    g.lineWidth = 1;
-    g.setLineDash([3, 2]);
-    if (w > 12) g.strokeRect(x + 0.5, y + 0.5, w - 1, h - 1);
-    else g.fillRect(x + w / 2 - 1, y + h / 2 - 1, 2, 2);
-    g.setLineDash([]);
-  }
+function toyLook(toys, i) {
+  const kind = toys.kind[i], bits = ((toys.kbits[i] || toys.precision) + (toys.vbits[i] || toys.precision)) / 2;
+  if (kind !== HELD) return kind > EVICTED ? look(kind) : 0;
+  return look(HELD, Math.round(255 * (0.38 + (0.62 * toys.glow[i]) / 255)), heightOf(bits, toys.precision));
 }
 
 function marker(at) {
@@ -168,10 +138,11 @@ function legend(c, draw) {
       size(canvas, 18, 14);
       const g = canvas.getContext("2d");
       clear(g);
-      g.fillStyle = c.hairline;
-      g.fillRect(0, 7, 18, 1);
-      const one = { kind: [kind, kind], kbits: [bits || 0, bits || 0], vbits: [bits || 0, bits || 0], glow: [50, 190], precision: 16 };
-      for (const i of [0, 1]) drawEntry(g, c, one, i, 1 + i * 8, 1, 7, 12);
+      const cells = new Cells();
+      cells.lay([{ y: 0, h: 12 }], 16, 2, 1);
+      cells.paint(c);
+      for (const i of [0, 1]) cells.set(0, i, kind === HELD ? look(HELD, [140, 207][i], heightOf(bits, 16)) : kind > EVICTED ? look(kind) : 0);
+      cells.put(g, 1, 1);
     });
   }
   return box;

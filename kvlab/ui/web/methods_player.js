@@ -3,6 +3,7 @@
 class Player {
   constructor(root) {
     this.body = el("div", "field");
+    this.cells = new Cells();
     root.append(this.body);
     this.body.onkeydown = (e) => this.steps.key(e);
     this.watch = new ResizeObserver(() => this.toys && this.body.clientWidth !== this.wide && this.draw());
@@ -15,17 +16,21 @@ class Player {
     this.steps?.stop();
     this.toys = new Toys(data);
     this.body.replaceChildren();
+    this.pictureStyle = null;
     this.colours = new Colours(this.body, () => this.draw());
     this.colours.read();
     this.extra = [];
     this.build();
     this.draw();
   }
+  caption() { return this.toys.picture; }
+  redraw() { this.draw(); }
   drop() { this.watch.disconnect(); this.steps?.stop(); }
 
   build() {
     const { toys } = this, card = el("section", "card top"), head = el("header");
     head.append(el("h2", "", "The method at work"), el("span", "sub", "24 tokens, 2 layers of 2 KV heads; run by the same code as any prompt"));
+    offerPicture(this, card, head, "toy", false);
     this.steps = new Steps(toys.S - 1, () => this.drawStep(), toys.start);
     this.steps.part.classList.add("wide");
     this.say = el("p", "say");
@@ -63,7 +68,7 @@ class Player {
     clear(g);
     g.font = c.font;
     this.wordsAbove(g, c, step);
-    drawToy(g, c, toys, 0, step, { x: this.left, y: this.top, w: this.w, h: this.h, gap: this.gap });
+    drawToy(g, c, this.cells, toys, 0, step, { x: this.left, y: this.top, w: this.w, h: this.h, gap: this.gap });
     for (let r = 0; r < toys.R; r++) this.row(g, c, r, step);
     const edge = this.left + toys.prompt * this.w - 0.5;
     dotted(g, c.small, edge, this.top - 6, edge, this.under + 4, [3, 3]);

@@ -14,6 +14,7 @@ class SmallMap {
     this.pitch = this.slim ? Math.max(1, Math.floor(112 / this.rows)) : PITCH;
     this.between = this.slim ? 0 : BETWEEN;
     this.high = this.rows * this.pitch + (map.layers - 1) * this.between + 4;
+    this.cells = new Cells();
     this.canvas = el("canvas", "map");
     this.canvas.setAttribute("role", "img");
     this.canvas.setAttribute("aria-label", spoken);
@@ -28,36 +29,18 @@ class SmallMap {
     this.left = this.heads * this.pitch >= 12 ? GUTTER : 0;
     this.width = wide - this.left - 1;
     for (let layer = 0; layer < this.layers && this.left; layer++) label(g, c, `L${layer}`, 0, this.top(layer * this.heads) + (this.heads * this.pitch) / 2 + 4, "left");
-    for (let row = 0; row < this.rows; row++) this.row(g, c, row);
+    const h = this.slim ? this.pitch : CELL, n = this.columns, { cells } = this;
+    cells.lay(Array.from({ length: this.rows }, (_, row) => ({ y: this.top(row), h })), this.width, n, 0);
+    cells.paint(c);
+    for (let at = 0; at < this.rows * n; at++) cells.set(Math.floor(at / n), at % n, this.look(at));
+    cells.put(g, this.left, 0);
     const asked = Math.round(this.left + this.asked * this.width) + 0.5;
     dotted(g, c.ink, asked, 0, asked, this.high);
-    for (const [row, at] of this.lost) this.wanted(g, c, row, at);
+    for (const [row, at] of this.lost) drawWanted(g, c, Math.round(this.left + at * this.width - MARK / 2), this.top(row) - 1, MARK, h + 2);
   }
-  row(g, c, row) {
-    const cell = this.slim ? this.pitch : CELL, y = this.top(row), n = this.columns;
-    g.fillStyle = c.hairline;
-    if (!this.slim) g.fillRect(this.left, y + 1, this.width, 1);
-    g.fillStyle = c.held;
-    for (let i = 0; i < n; i++) {
-      const at = row * n + i, share = this.held[at] / 255, idle = this.idle ? this.idle[at] / 255 : 0;
-      if (!share) continue;
-      const x = this.left + Math.round((i * this.width) / n), w = this.left + Math.round(((i + 1) * this.width) / n) - x;
-      const tall = this.tall ? Math.max(1, cell * (this.tall[at] / 255)) : cell;
-      g.globalAlpha = 0.85 * share * (1 - idle);
-      g.fillRect(x, y + cell - tall, w, tall);
-      g.globalAlpha = 0.6 * share * idle;
-      if (idle) { g.fillRect(x, y, w, 0.75); g.fillRect(x, y + cell - 0.75, w, 0.75); }
-    }
-    g.globalAlpha = 1;
-  }
-  wanted(g, c, row, at) {
-    const x = Math.round(this.left + at * this.width - MARK / 2), y = this.top(row) - 1, high = (this.slim ? this.pitch : CELL) + 2;
-    g.fillStyle = c.lostSoft;
-    g.fillRect(x, y, MARK, high);
-    g.fillStyle = c.hatch;
-    g.fillRect(x, y, MARK, high);
-    g.strokeStyle = c.lost;
-    g.lineWidth = 1;
-    g.strokeRect(x + 0.5, y + 0.5, MARK - 1, high - 1);
+  look(at) { // of the tokens of a column: the share held, their bits, and whether most of them were not read
+    const share = this.held[at] / 255, idle = this.idle ? this.idle[at] / 255 : 0;
+    if (!share) return 0;
+    return idle > 0.5 ? look(UNREAD, Math.round(153 * share * idle)) : look(HELD, Math.round(217 * share * (1 - idle)), this.tall ? this.tall[at] : 255);
   }
 }
