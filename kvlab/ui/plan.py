@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -64,7 +65,8 @@ def ordered(names: Sequence[str]) -> str:
     return "+".join(sorted(names, key=lambda name: not registry()[name]().budget_knob))
 
 
-def partners(name: str) -> list[str]:
+@functools.cache
+def partners(name: str) -> tuple[str, ...]:
     """Methods that can run together with this one."""
     found = []
     for other in registry():
@@ -75,7 +77,7 @@ def partners(name: str) -> list[str]:
         except ValueError:
             continue
         found.append(other)
-    return found
+    return tuple(found)
 
 
 def words(method: Method) -> str:
