@@ -16,7 +16,7 @@ TEXT = (
     "Nobody had seen the cold puzzle in the shed. The code of the green falcon is 2916. It was a busy morning near the shed. "
     "The code of the silver ribbon is 8644. Hugo left the blue orchid in the park. "
 )
-PATIENCE = 300_000  # milliseconds: a run of the bundled model on a machine that is busy with other things
+PATIENCE = 300_000  # milliseconds: a run on a machine that is busy with other things
 QUESTION = "Question: What is the code of the green falcon?\nAnswer: The code of the green falcon is"
 HOSTILE = (
     "![x](http://evil.test/a.png) <script>window.bad=1</script><img src=x onerror='window.bad=1'> $\\frac{1}{2}$ "
@@ -82,6 +82,7 @@ def lanes(page: Any, state: str) -> Any:
     return page.locator(f"article.{state}")
 
 
+@pytest.mark.parametrize("scheme", ["light"], indirect=True)
 def test_own_prompt_under_two_methods_then_look_inside(page, server):
     opened(page, server)
     write(page, TEXT, QUESTION)
@@ -97,8 +98,6 @@ def test_own_prompt_under_two_methods_then_look_inside(page, server):
         said = lane.inner_text()
         assert all(word in said for word in ("nominal", "predicted", "held by tensors, measured", "peak", "entries kept"))
     page.locator("article svg.chart[aria-label*='bytes held'] >> nth=2").wait_for()
-    body = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
-    assert body in ("rgb(250, 250, 248)", "rgb(15, 17, 19)")
     link = lanes(page, "done").nth(1).get_by_role("link", name="Look inside")
     address = link.get_attribute("href")
     link.click()
