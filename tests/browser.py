@@ -53,11 +53,19 @@ def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that writes slowly and never ends by itself, so that there is time to cancel it."""
+    from conftest import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("endless"), template=False, layers=1, end=False, wide=2**18)
+
+
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, runs_home: Path, letters: Path) -> Iterator[str]:
     """The address of the running dashboard. A traceback in its log fails the session. One thread for the model: the browser needs the other core."""
     port, log = free_port(), open(tmp_path_factory.mktemp("st") / "server.log", "w+")  # noqa: SIM115
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.address", "127.0.0.1", "--server.headless", "true"]
-    env = {**os.environ, "KVLAB_HOME": str(runs_home), "KVLAB_MODEL": str(letters), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "KVLAB_HOME": str(runs_home), "KVLAB_MODEL": str(letters), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT)
     url, end = f"http://127.0.0.1:{port}", time.monotonic() + WAIT / 1000
     while time.monotonic() < end and process.poll() is None and not healthy(url):
