@@ -236,6 +236,8 @@ def test_points_open_their_run_by_keyboard_and_files_of_a_figure_stand_alone(
     with visit(browser, "light") as apart:  # it fails on any request to elsewhere
         apart.set_content(report)
         apart.locator(".js-plotly-plot .main-svg").first.wait_for()
+        apart.locator(".js-plotly-plot").first.hover()
+        apart.locator(".modebar-btn").first.wait_for()
         buttons = apart.locator(".modebar-btn").evaluate_all("all => all.map((one) => one.dataset.title)")
         assert buttons and all(title.startswith("Download plot") or "picture" in title.lower() for title in buttons), f"none that shares: {buttons}"
     page.get_by_text("The same points as a list of links").press("Enter")

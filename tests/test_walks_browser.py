@@ -20,8 +20,7 @@ from kvlab.runs import RunStore
 
 pytestmark = pytest.mark.browser
 TEXT = "The code of the green falcon is 2916. The code of the silver ribbon is 8644. Hugo left the blue orchid in the park. " * 2
-PRESS = """(key) => { dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true, composed: true }));
-  const lesson = document.querySelector('.lesson');
+PRESS = """(lesson, key) => { dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true, cancelable: true, composed: true }));
   return [lesson.querySelector('.count').textContent, lesson.querySelector('h1').textContent, !!lesson.querySelector('.reveal').textContent]; }"""
 """Press a key and look at once: what is on screen before the browser did anything else needed no server."""
 
@@ -85,7 +84,11 @@ def test_a_researcher_comes_from_a_cold_tab_to_a_pair_to_a_point_to_files(page: 
     page.locator("article.planned >> nth=2").wait_for()
     settled(page)
     hands.click(page.locator(".st-key-do-run button"))
-    hands.click(page.get_by_role("link", name="Compare these 3 runs"))
+    compare = page.get_by_role("link", name="Compare these 3 runs")
+    compare.wait_for()
+    page.wait_for_function("location.search.includes('run=')")  # the finished runs are in the address: nothing more is to come
+    settled(page)
+    hands.click(compare)
     page.locator(".column-card >> nth=1").wait_for()
     assert hands.done <= 6, "a first compared pair"
     settled(page)
@@ -157,12 +160,13 @@ def test_a_teacher_gives_a_whole_lesson_from_stored_runs_at_the_back_row(page: A
     for number, step in enumerate(lesson.steps, 1):
         assert page.locator(".lesson .count").inner_text() == f"{number} of {steps}"
         if step.question:
-            assert page.evaluate(PRESS, " ") == [f"{number} of {steps}", step.title, True], "the result shows at once"
+            assert page.locator(".lesson").evaluate(PRESS, " ") == [f"{number} of {steps}", step.title, True], "the result shows at once"
         assert page.locator(".lesson .stage svg, .lesson .passage").first.is_visible()
         for key in ("r", "c", "Escape", "f", "?", "x"):
             page.keyboard.press(key)
         if number < steps:
-            assert page.evaluate(PRESS, "PageDown")[:2] == [f"{number + 1} of {steps}", lesson.steps[number].title], "the next step shows at once"
+            after = page.locator(".lesson").evaluate(PRESS, "PageDown")
+            assert after[:2] == [f"{number + 1} of {steps}", lesson.steps[number].title], "the next step shows at once"
     assert page.get_by_role("dialog").count() == 0 and page.locator(".lesson").is_visible()
     page.context.set_offline(False)
     page.keyboard.press("PageUp")
