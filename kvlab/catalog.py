@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kvlab import index
-from kvlab.runs import RunStore, checked
+from kvlab.runs import RunStore, checked, failure
 
 LONGEST_NOTE = 2000
 """Characters of a note."""
@@ -21,7 +21,8 @@ MANY = 500
 
 @dataclass(frozen=True)
 class Entry:
-    """One run as a list shows it. Bytes as in the manifest; `opening`, `asked`, `answer`: how prompt, question and answer begin; `made`: UTC."""
+    """One run as a list shows it. Bytes as in the manifest; `opening`, `asked`, `answer`: how prompt, question and answer begin; `made`: UTC. `why` it
+    failed, if it did."""
 
     id: str
     made: str
@@ -46,6 +47,7 @@ class Entry:
     shipped: bool
     tags: tuple[str, ...] = ()
     note: str = ""
+    why: str = ""
 
     @property
     def error(self) -> float:
@@ -61,7 +63,7 @@ def entry(said: Mapping[str, Any], shipped: bool) -> Entry:
         budget=said["budget"]["asked"] or "", knobs=said["knobs"], model=said["model"], seed=asked.get("seed"), versions=said["versions"],
         held=size["resident"], predicted=size["predicted"], full=size["full"], prompt=said["prompt_tokens"], question=said["question_tokens"],
         written=len(said["tokens"]), opening=asked.get("prompt", "")[:OPENING], asked=asked.get("question", "")[:OPENING], answer=said["text"][:OPENING],
-        shipped=shipped,
+        shipped=shipped, why=failure(said),
     )  # fmt: skip
 
 

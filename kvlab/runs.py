@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,13 @@ def default_folder() -> Path:
     return Path(os.environ.get("KVLAB_HOME", ".kvlab")) / "runs"
 
 
+def failure(manifest: Mapping[str, Any]) -> str:
+    """Why a run failed, in a sentence; "" for one that is done or was stopped. What fails here is not stored, but a folder may hold what others stored."""
+    if manifest["status"] in ("done", "stopped"):
+        return ""
+    return str(manifest.get("error") or "What went wrong was not recorded.")
+
+
 class RunStore:
     """Runs of one folder (default `KVLAB_HOME`/runs), and read-only those shipped: in `data/runs`, and behind the points of `data/sweeps`."""
 
@@ -105,11 +112,12 @@ class RunStore:
         for _ in range(3):  # it may be written anew between its manifest and its trace
             place = self._place(run)
             try:
-                said = json.loads((place / "manifest.json").read_text())
+                if (said := _read(place)) is None:
+                    continue
                 return StoredRun({k: v for k, v in said.items() if k != "trace"}, Trace.load(place / _trace(said)))
             except FileNotFoundError:
                 continue
-        raise ValueError(f"The run {run} is incomplete: its trace is missing. Delete it and run it again.")
+        raise ValueError(f"The run {run} is incomplete: its manifest cannot be read, or its trace is missing. Delete it and run it again.")
 
     def holds(self, run: str) -> bool:
         """Whether a run of this id is here."""
@@ -198,10 +206,12 @@ def check_tags(tags: Iterable[str]) -> None:
 
 
 def _read(place: Path) -> dict[str, Any] | None:
+    """The manifest of a run; None where there is none, or where what lies there is no JSON."""
     try:
-        return json.loads((place / "manifest.json").read_text())
-    except FileNotFoundError:
+        said = json.loads((place / "manifest.json").read_text())
+    except (FileNotFoundError, ValueError):
         return None
+    return said if isinstance(said, dict) else None
 
 
 def _stamp(place: Path) -> int | None:

@@ -57,6 +57,8 @@ def lanes_panel(group: Group | None, wanted: Plan | None) -> None:
     ended = bool(group and not group.live and st.session_state.get("settled") != group.id)
     if ended:
         board.remember_runs(group)  # before the links are there: a click on one must be the last word on the address
+    if group and not group.live:
+        board.compare(board.finished(group))
     draw_all(board.views(group, wanted), "lane")
     if ended:
         st.session_state["settled"] = group.id
@@ -92,6 +94,7 @@ def stored() -> bool:
     except ValueError as error:
         form.problem(str(error))
         return False
+    board.compare([lane["run"] for lane in found if lane["tokens"]])
     draw_all(found, "stored")
     return bool(found)
 

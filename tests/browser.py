@@ -6,12 +6,14 @@ They are a plugin of the suite (conftest.py). Without chromium the tests that as
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,7 +25,7 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 CHROME = os.environ.get("KVLAB_CHROMIUM", "/usr/bin/chromium")
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]  # fmt: skip
 ROOT = Path(__file__).parent.parent
 WAIT = 180_000
@@ -43,11 +45,28 @@ def runs_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, runs_home: Path) -> Iterator[str]:
-    """The address of the running dashboard on the bundled model. A traceback in its log fails the session."""
+def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model that the server starts with: a tiny one of random weights, for where it is not the point what is written."""
+    from conftest import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("letters"), template=False)
+
+
+@pytest.fixture(scope="session")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that writes slowly and never ends by itself, so that there is time to cancel it."""
+    from conftest import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("endless"), template=False, layers=1, end=False, wide=2**18)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, runs_home: Path, letters: Path) -> Iterator[str]:
+    """The address of the running dashboard. A traceback in its log fails the session. One thread for the model: the browser needs the other core."""
     port, log = free_port(), open(tmp_path_factory.mktemp("st") / "server.log", "w+")  # noqa: SIM115
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port), "--server.address", "127.0.0.1", "--server.headless", "true"]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "KVLAB_HOME": str(runs_home)}, stdout=log, stderr=subprocess.STDOUT)
+    env = {**os.environ, "KVLAB_HOME": str(runs_home), "KVLAB_MODEL": str(letters), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT)
     url, end = f"http://127.0.0.1:{port}", time.monotonic() + WAIT / 1000
     while time.monotonic() < end and process.poll() is None and not healthy(url):
         time.sleep(0.2)
@@ -86,14 +105,14 @@ def scheme(request: pytest.FixtureRequest) -> str:
 
 
 class Wire:
-    """Listens to a page's WebSocket: what was asked last is answered when a script that began after it has come to its end.
+    """Listens to a page's WebSocket: what was asked last is answered when a script that began after it has come to its end. `asked`: how often it was.
 
     The end of a whole script is its `script_finished`, or the beginning of a fragment after it: a timer that asks just then can take the
     place of the finished script before its last message is sent, and a fragment never interrupts a whole script.
     """
 
     def __init__(self, page: Any) -> None:
-        self.answered, self.begun, self.part = False, False, ""
+        self.answered, self.begun, self.part, self.asked = False, False, "", 0
         page.on("websocket", self.listen)
 
     def listen(self, socket: Any) -> None:
@@ -104,6 +123,7 @@ class Wire:
         message = BackMsg.FromString(payload) if isinstance(payload, bytes) else BackMsg()
         if message.WhichOneof("type") == "rerun_script" and not message.rerun_script.is_auto_rerun:  # timers ask all the time
             self.answered, self.begun, self.part = False, False, message.rerun_script.fragment_id
+            self.asked += 1
 
     def received(self, payload: bytes | str) -> None:
         message = ForwardMsg.FromString(payload) if isinstance(payload, bytes) else ForwardMsg()
@@ -122,26 +142,38 @@ def listen(page: Any) -> None:
     WIRES[page] = Wire(page)
 
 
-@pytest.fixture
-def page(browser: Any, scheme: str) -> Iterator[Any]:
-    """A page of 1440 x 960 in the scheme. Any request that leaves the machine and any script error fails the test."""
-    context = browser.new_context(viewport={"width": 1440, "height": 960}, color_scheme=scheme, accept_downloads=True)
+@contextmanager
+def visit(browser: Any, scheme: str, **options: Any) -> Iterator[Any]:
+    """A page of 1440 x 960 in a context of its own. Any request to anywhere but this machine, which no name leads out of, and any script error fails.
+
+    Requests are watched, not routed: routing turns the browser's cache off and brings every file through Python.
+    """
+    usual = {"viewport": {"width": 1440, "height": 960}, "color_scheme": scheme, "accept_downloads": True, "reduced_motion": "reduce"}
+    context = browser.new_context(**{**usual, **options})
     outside, errors = [], []
 
-    def guard(route: Any) -> None:
-        if route.request.url.startswith(("http://127.0.0.1", "data:", "blob:")):
-            return route.continue_()
-        outside.append(route.request.url)
-        return route.abort()
+    def asked(what: Any) -> None:
+        if not re.match(r"(http|ws)://127\.0\.0\.1[:/]|data:|blob:|about:", what.url):
+            outside.append(what.url)
 
-    context.route("**/*", guard)
-    context.on("page", listen)
-    opened = context.new_page()
-    opened.set_default_timeout(WAIT)
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    yield opened
+    def watched(page: Any) -> None:
+        listen(page)
+        page.on("websocket", asked)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+
+    context.set_default_timeout(WAIT)
+    context.on("request", asked)
+    context.on("page", watched)
+    yield context.new_page()
     context.close()
     assert not outside and not errors, (outside, errors)
+
+
+@pytest.fixture
+def page(browser: Any, scheme: str) -> Iterator[Any]:
+    """A page in the scheme, see `visit`."""
+    with visit(browser, scheme) as opened:
+        yield opened
 
 
 def settled(page: Any, ms: int = 150) -> None:

@@ -56,8 +56,9 @@ def plain(lm: LM) -> Qwen3ForCausalLM:
     return twin.eval()
 
 
-def save_tiny(folder: Path, seed: int = 0, template: bool = True, layers: int = 3, end: bool = True) -> Path:
-    """A tiny model with a tokenizer of bytes, in hub format. Many `layers` make it slow; without `end` it writes until it is told to stop."""
+def save_tiny(folder: Path, seed: int = 0, template: bool = True, layers: int = 3, end: bool = True, wide: int = 96) -> Path:
+    """A tiny model with a tokenizer of bytes, in hub format. `wide` ones are slow, in one product that lets other threads work meanwhile; without
+    `end` it writes until it is told to stop."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -69,6 +70,7 @@ def save_tiny(folder: Path, seed: int = 0, template: bool = True, layers: int = 
     fast.save_pretrained(folder)
     torch.manual_seed(seed)
     config = tiny_config(vocab=len(fast), layers=layers)
+    config.intermediate_size = wide
     if not end:
         config.max_position_embeddings = 4096
     model = Qwen3ForCausalLM(config)

@@ -47,8 +47,29 @@ NEW = {
 }
 """What no other such tool was found to have."""
 
+FLOWS = {
+    "a preset opens with stored results and no GPU": "test_start_browser::test_maps_are_drawn_and_open_leads_into_the_run",
+    "run, live tokens, cancel, the partial run is listed": "test_run_browser::test_cancel_keeps_a_part_and_a_reload_finds_the_job",
+    "a reload during a run finds it again": "test_run_browser::test_cancel_keeps_a_part_and_a_reload_finds_the_job",
+    "of two visitors the second waits, and starts after a cancel": "test_flows_browser::test_two_visitors_share_one_model_and_the_second_waits_for_the_first",
+    "arrow keys scrub, Python hears of the release": "test_inside_browser::test_scrubbing_stays_in_the_browser_until_release",
+    "a point opens its run by a click": "test_tradeoffs_browser::test_a_task_a_click_and_the_run_behind_a_point",
+    "a point opens its run by keyboard": "test_flows_browser::test_points_open_their_run_by_keyboard_and_files_of_a_figure_stand_alone",
+    "a copied link opens the same step, layer and head": "test_inside_browser::test_one_selection_lights_up_everywhere_and_the_link_restores_it",
+    "a bundle comes back equal": "test_library_browser::test_a_bundle_goes_out_and_comes_in_again",
+    "CSV and JSON parse, the HTML page fetches nothing": "test_flows_browser::test_points_open_their_run_by_keyboard_and_files_of_a_figure_stand_alone",
+    "a hostile prompt is text and fetches nothing": "test_flows_browser::test_hostile_text_of_100_kb_is_text_on_every_page_that_shows_runs",
+    "contrast of both themes, 390 px, the Tab key": "test_flows_browser::test_all_pages_can_be_read_in_both_schemes_fit_a_telephone_and_are_reached_by_tab",
+    "a sweep starts from Trade-offs": "test_flows_browser::test_a_sweep_starts_from_trade_offs_and_its_points_appear",
+    "Reproduce fills the form": "test_flows_browser::test_reproduce_in_the_library_fills_the_form_and_the_bundled_model_writes_the_same_again",
+    "the researcher's walk": "test_walks_browser::test_a_researcher_comes_from_a_cold_tab_to_a_pair_to_a_point_to_files",
+    "the teacher's walk": "test_walks_browser::test_a_teacher_gives_a_whole_lesson_from_stored_runs_at_the_back_row",
+    "the engineer's walk": "test_walks_browser::test_an_engineer_gets_a_setting_with_its_formulas_evidence_and_limits",
+}
+"""What people do from beginning to end, all of it in a real browser."""
 
-@pytest.mark.parametrize(("interaction", "test"), [*LOVED.items(), *NEW.items()])
+
+@pytest.mark.parametrize(("interaction", "test"), [*LOVED.items(), *NEW.items(), *FLOWS.items()])
 def test_every_interaction_has_a_test(interaction: str, test: str) -> None:
     file, _, name = test.partition("::")
     tree = ast.parse((HERE / f"{file}.py").read_text(encoding="utf-8"))
@@ -61,3 +82,4 @@ def test_every_interaction_has_a_test(interaction: str, test: str) -> None:
 
 def test_the_list_is_complete() -> None:
     assert len(LOVED) == 23 and not set(LOVED) & set(NEW)
+    assert all("_browser::" in test for test in FLOWS.values())

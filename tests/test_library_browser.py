@@ -35,11 +35,14 @@ def opened(page: Any, server: str) -> None:
     settled(page)
 
 
-def test_runs_are_ticked_by_keyboard_compared_and_deleted_after_a_question(page: Any, server: str, store: RunStore, scheme: str) -> None:
+@pytest.mark.parametrize("scheme", ["light"], indirect=True)
+def test_runs_are_ticked_by_keyboard_compared_and_deleted_after_a_question(page: Any, server: str, store: RunStore) -> None:
     opened(page, server)
     expect(page.get_by_text("<script>").first).to_be_visible()  # hostile words are words
     ground = page.locator(".library .runs")
-    expect(ground).to_have_css("background-color", "rgb(255, 255, 255)" if scheme == "light" else "rgb(22, 25, 28)")
+    for scheme, colour in (("dark", "rgb(22, 25, 28)"), ("light", "rgb(255, 255, 255)")):
+        page.emulate_media(color_scheme=scheme)
+        expect(ground).to_have_css("background-color", colour)
     for number, run in enumerate(OWN[:2], 1):
         page.get_by_role("checkbox", name=f"Choose Made {run[-2:]}").focus()
         page.keyboard.press("Space")

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from browser import settled
-from conftest import save_tiny
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
@@ -16,7 +15,7 @@ TEXT = (
     "Nobody had seen the cold puzzle in the shed. The code of the green falcon is 2916. It was a busy morning near the shed. "
     "The code of the silver ribbon is 8644. Hugo left the blue orchid in the park. "
 )
-PATIENCE = 300_000  # milliseconds: a run of the bundled model on a machine that is busy with other things
+PATIENCE = 300_000  # milliseconds: a run on a machine that is busy with other things
 QUESTION = "Question: What is the code of the green falcon?\nAnswer: The code of the green falcon is"
 HOSTILE = (
     "![x](http://evil.test/a.png) <script>window.bad=1</script><img src=x onerror='window.bad=1'> $\\frac{1}{2}$ "
@@ -82,6 +81,7 @@ def lanes(page: Any, state: str) -> Any:
     return page.locator(f"article.{state}")
 
 
+@pytest.mark.parametrize("scheme", ["light"], indirect=True)
 def test_own_prompt_under_two_methods_then_look_inside(page, server):
     opened(page, server)
     write(page, TEXT, QUESTION)
@@ -97,8 +97,6 @@ def test_own_prompt_under_two_methods_then_look_inside(page, server):
         said = lane.inner_text()
         assert all(word in said for word in ("nominal", "predicted", "held by tensors, measured", "peak", "entries kept"))
     page.locator("article svg.chart[aria-label*='bytes held'] >> nth=2").wait_for()
-    body = page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
-    assert body in ("rgb(250, 250, 248)", "rgb(15, 17, 19)")
     link = lanes(page, "done").nth(1).get_by_role("link", name="Look inside")
     address = link.get_attribute("href")
     link.click()
@@ -112,13 +110,12 @@ def test_own_prompt_under_two_methods_then_look_inside(page, server):
 
 
 @pytest.mark.parametrize("scheme", ["light"], indirect=True)
-def test_cancel_keeps_a_part_and_a_reload_finds_the_job(page, server, tmp_path):
-    model = save_tiny(tmp_path, template=False, layers=96, end=False)  # small but very deep, with random weights: slow, and never ends by itself
+def test_cancel_keeps_a_part_and_a_reload_finds_the_job(page, server, endless):
     opened(page, server)
     box = page.get_by_role("combobox", name="Model")
-    box.fill(str(model))
+    box.fill(str(endless))
     box.press("Enter")
-    page.get_by_text("96 layers, ").wait_for()
+    page.get_by_text("1 layers, ").wait_for()
     write(page, TEXT, QUESTION)
     choose(page, "SnapKV")
     new_tokens(page, 1024)
@@ -135,6 +132,8 @@ def test_cancel_keeps_a_part_and_a_reload_finds_the_job(page, server, tmp_path):
     lanes(page, "stopped").filter(has_text="cancelled before it began").wait_for()
     expect(page.locator(".st-key-do-run button")).to_be_enabled()
     expect(page.locator(".st-key-do-cancel button")).to_be_disabled()
+    page.get_by_role("link", name="Library", exact=True).click()
+    page.locator(".library .run", has_text="partial, stopped after").first.wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["dark"], indirect=True)
@@ -151,13 +150,3 @@ def test_a_hostile_prompt_stays_text(page, server):
     assert page.locator("[data-testid='stApp'] img[src*='evil'], [data-testid='stApp'] .katex").count() == 0
     write(page, "one\x00two")
     page.get_by_text("NUL character at place 4").first.wait_for()
-
-
-@pytest.mark.parametrize("scheme", ["light"], indirect=True)
-def test_a_telephone_has_no_sideways_scroll(page, server):
-    page.set_viewport_size({"width": 390, "height": 844})
-    opened(page, server)
-    write(page, TEXT, QUESTION)
-    page.wait_for_function("document.documentElement.scrollWidth <= 390")
-    page.locator(".st-key-do-run button").wait_for()
-    page.wait_for_function("document.querySelector('[data-testid=stBottom]').getBoundingClientRect().height < 130")

@@ -43,7 +43,7 @@ def start(run: StoredRun, first: int, last: int) -> Group:
     m, s = run.manifest, service()
     request = request_of(m, first, last)
     here = card(m["model"], s.device)
-    if here.lm.revision != m["versions"]["model_revision"]:
+    if here.lm.revision != m["versions"].get("model_revision"):
         raise ValueError(f"The model {m['model']} is not the one of this run any more, so another answer would prove nothing. Make the run anew first.")
     total = m["prompt_tokens"] + m["question_tokens"] + request.max_new_tokens
     work = work_of(s.shelf, s.store, m["model"], request, total, access.me())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
@@ -11,6 +12,7 @@ from kvlab.jobs import Group, Job, JobManager
 from kvlab.lanes import lane
 from kvlab.ui import access, estimate, form
 from kvlab.ui import lane as lanes
+from kvlab.ui.compare import MOST
 from kvlab.ui.plan import Plan, Planned
 from kvlab.ui.service import earlier, service, visitor
 
@@ -48,9 +50,20 @@ def seconds(plan: Plan, finished: int) -> tuple[list[float | None], int]:
 
 def remember_runs(group: Group) -> None:
     """Put the ids of stored lanes into the address, so that the link outlives the server's memory."""
-    ids = ",".join(job.result["id"] for job in group.jobs if job.result)
+    ids = ",".join(finished(group))
     if ids and st.query_params.get("run") != ids:
         st.query_params["run"] = ids
+
+
+def compare(ids: Sequence[str]) -> None:
+    """The way to Compare with these runs; nothing where there are fewer than two or more than it takes."""
+    if 2 <= len(ids) <= MOST:
+        st.html(f'<p class="kv-way"><a class="kv-link" href="compare?cmp={",".join(ids)}">Compare these {len(ids)} runs</a></p>')
+
+
+def finished(group: Group) -> list[str]:
+    """Ids of its lanes that wrote something, each once."""
+    return list(dict.fromkeys(job.result["id"] for job in group.jobs if job.result))
 
 
 def views(group: Group | None, plan: Plan | None) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from kvlab.runs import RunStore, StoredRun
+from kvlab.runs import RunStore, StoredRun, failure
 
 MOST = 6
 """Runs that one screen still holds; sweeps of more belong to Trade-offs."""
@@ -146,7 +146,8 @@ def _check(run: StoredRun, reference: StoredRun) -> None:
     a, b = run.trace, reference.trace
     for one in (run, reference):
         if not len(one.trace.written):
-            raise ValueError(f"The run {one.id} ({one.manifest['title']}) stopped before its first token: it has no answer to compare. Leave it out.")
+            how = f"failed before its first token. {said} It" if (said := failure(one.manifest)) else "stopped before its first token: it"
+            raise ValueError(f"The run {one.id} ({one.manifest['title']}) {how} has no answer to compare. Leave it out.")
     if run.manifest["model"] != reference.manifest["model"] or a.left_at.shape[:2] != b.left_at.shape[:2]:
         raise ValueError(f"The run {run.id} ({run.manifest['title']}) is of another model than {reference.id}. Only runs of one model can be compared.")
     if not np.array_equal(a.ids[: a.asked], b.ids[: b.asked]):

@@ -95,7 +95,7 @@ def recent(store: RunStore, most: int = 40) -> list[dict[str, Any]]:
 
 def speed(runs: Iterable[dict[str, Any]], model: str, device: str, method: str) -> Speed | None:
     """Medians over runs of this model on this kind of device: of this method if it ran before, else of any. None if there is none."""
-    mine = [r for r in runs if r["model"] == model and r["versions"]["device"].startswith(device) and r["status"] == "done" and len(r["tokens"]) > 1]
+    mine = [r for r in runs if r["model"] == model and r["versions"].get("device", "").startswith(device) and r["status"] == "done" and len(r["tokens"]) > 1]
     mine = [r for r in mine if r["method"] == method] or mine
     if not mine:
         return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvlab.runs import StoredRun
+from kvlab.runs import StoredRun, failure
 from kvlab.trace import NEVER, Trace
 from kvlab.ui.inside import WANTED, View, first_difference, judged_of, missing, show, tops, unread
 
@@ -43,6 +43,8 @@ def setting(manifest: dict) -> str:
 def finding(run: StoredRun) -> Finding:
     """The finding of a run, by what is stored: loss first, then what makes the method different, then how heads read."""
     t = run.trace
+    if said := failure(run.manifest):
+        return Finding("This run failed", ((said, False),), View())
     if not len(t.written):
         return Finding("Stopped before the first token", (("The prompt was not read to its end, so there is nothing to look into.", False),), View())
     if run.manifest["axis"] == "reference":

@@ -11,6 +11,7 @@ from kvlab.jobs import Job, JobManager
 from kvlab.lanes import Loading
 from kvlab.method import Dropper, Method
 from kvlab.registry import registry
+from kvlab.runs import failure
 from kvlab.ui import estimate, marks
 from kvlab.ui.plan import Planned
 
@@ -134,8 +135,9 @@ def ended(result: dict[str, Any], predicted: Sequence[int]) -> dict[str, Any]:
         figures.append(["bits per value, all counted", f"{result['bytes']['bits_per_value']:.2f}"])
     if result["bytes"].get("side"):
         figures.append(["beside the cache, shared by all runs", estimate.size(result["bytes"]["side"])])
-    stopped = result["status"] == "stopped"
-    return {"line": f"stopped at token {count}, kept" if stopped else line, "run": result["id"],
+    early = "failed" if failure(result) else result["status"]
+    part = f"{early} at token {count}, kept" if count else f"{early} before the first token"
+    return {"line": line if early == "done" else part, "run": result["id"],
             "bytes": [*figures, ["entries kept", f"{realised:.0%}"]]}  # fmt: skip
 
 
@@ -154,12 +156,12 @@ def stored(manifest: dict[str, Any], trace: Any, reference: Sequence[int] | None
     full = manifest["name"] == "full" if "name" in manifest else manifest["method"] == "full"
     tokens, first = tokens_view(list(zip(manifest["tokens"], pieces, strict=True)), None if full else reference)
     steps, seen = len(manifest["tokens"]), asked + len(manifest["tokens"]) - 1
-    slot = manifest["bytes"]["full"] / seen
+    slot, why = manifest["bytes"]["full"] / max(1, seen), failure(manifest)
     knobs = [f"{name} {value}" for name, value in list(manifest["knobs"].items())[:2]]
     return {
         "title": manifest["title"], "setting": "the reference" if full else ", ".join(knobs), "note": "stored run", "marker": marks.marker(manifest["method"]),
         "reference": full, "predicted": [], "full": [round(slot * (asked + s)) for s in range(steps)] if not any(windows) else [],
-        "measured": trace.resident.tolist(), "tokens": tokens, "steps": steps, "state": "stopped" if manifest["status"] == "stopped" else "done",
-        "below": difference(first, steps, reference) if reference and not full else "", "error": "", "detail": "", "stale": False,
+        "measured": trace.resident.tolist(), "tokens": tokens, "steps": steps, "state": "failed" if why else manifest["status"],
+        "below": difference(first, steps, reference) if reference and not full else "", "error": why, "detail": "", "stale": False,
         "again": again([registry()[name] for name in manifest["method"].split("+") if name in registry()]),
     } | ended(manifest, [])  # fmt: skip

@@ -97,11 +97,12 @@ def finding(entries: Sequence[Entry]) -> tuple[str, Words, list[Figure]]:
 def row(entry: Entry, rights: Rights) -> dict[str, Any]:
     """One row for the component; every text of a stranger is made visible here and shown as text there."""
     sizes = {"held": size(entry.held), "full": size(entry.full), "share": min(1.0, entry.held / entry.full), "foreseen": min(1.0, entry.predicted / entry.full)}
+    short = f": {line(entry.why[:OPENING])}" if entry.why else ""
     partial = f", stopped after {entry.written:,} token{'s' * (entry.written != 1)}" if state(entry) == "partial" else ""
     asked, answer = line(entry.asked or entry.opening), line(entry.answer)
     return {
         "id": entry.id, "marker": marks.marker(entry.method), "title": visible(entry.title), "setting": visible(setting(entry)), "state": state(entry),
-        "said": state(entry) + partial, "asked": asked, "answer": answer, **sizes, "missed": missed(entry), "far": abs(entry.error) >= CLOSE,
+        "said": state(entry) + partial + short, "asked": asked, "answer": answer, **sizes, "missed": missed(entry), "far": abs(entry.error) >= CLOSE,
         "model": visible(entry.model.rstrip("/").rsplit("/", 1)[-1]), "tokens": f"{entry.prompt + entry.question:,} tokens", "made": when(entry.made),
         "tags": [visible(tag) for tag in entry.tags], "note": visible(entry.note), "owner": owner(entry, rights), "facts": facts(entry),
     }  # fmt: skip
