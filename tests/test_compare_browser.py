@@ -122,6 +122,8 @@ def test_hostile_text_and_a_narrow_screen(page: Any, server: str, stored: dict[s
     settled(page)
     assert page.evaluate("document.querySelector(\"[data-testid='stMain']\").scrollWidth") <= 390
     page.goto(f"{server}/compare", wait_until="commit")
-    offer = page.locator(".kv-offer", has_text="Compare 2 runs").first
-    offer.click()
+    page.locator(".column-card").nth(1).wait_for()  # a preset, without being asked for one
+    page.get_by_role("button", name="Other prompts").click()
+    page.locator(".kv-offer", has_text="Compare 2 runs").first.click()
+    page.wait_for_url(re.compile("cmp="))
     page.locator(".column-card").first.wait_for()

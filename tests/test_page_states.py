@@ -22,7 +22,7 @@ GONE = "0" * 16
 WHY = "The device ran out of <b>memory</b>."
 BROKEN = "cannot be read, or its trace is missing"
 STATES = ("none", "one", "partial", "empty", "failed", "gone", "broken", "torn")
-"""`empty` was stopped before its first token. Of a `broken` run the trace is no archive, of a `torn` one the manifest is no JSON."""
+"""`none`: the address names none; pages about runs open a preset. `empty` was stopped before its first token. Of a `broken` run the trace is no archive, of a `torn` one the manifest is no JSON."""
 SAYS = {
     "start": {"": "Asked again with a compressed cache"},
     "run": {
@@ -30,11 +30,11 @@ SAYS = {
         "failed": "ran out of <b>memory.*failed before the first token", "gone": "is not stored here", "broken": "is not a kvlab trace", "torn": BROKEN,
     },
     "inside": {
-        "": "One wanted digit is gone", "none": "No run is open", "empty": "Stopped before the first token", "gone": "is not stored here",
+        "": "One wanted digit is gone", "none": "Held by tensors, measured", "empty": "Stopped before the first token", "gone": "is not stored here",
         "failed": "This run failed.*ran out of &lt;b&gt;memory", "broken": "is not a kvlab trace", "torn": BROKEN,
     },
     "compare": {
-        "": "Made evict</b> leaves at step 0", "none": "Compare methods on one prompt", "empty": "stopped before its first token: it has no answer",
+        "": "Made evict</b> leaves at step 0", "none": "reference: Full cache", "empty": "stopped before its first token: it has no answer",
         "failed": "failed before its first token. The device ran out of &lt;b&gt;memory", "gone": "is not stored here",
         "broken": "is not a kvlab trace", "torn": BROKEN,
     },
