@@ -22,7 +22,8 @@ GONE = "0" * 16
 WHY = "The device ran out of <b>memory</b>."
 BROKEN = "cannot be read, or its trace is missing"
 STATES = ("none", "one", "partial", "empty", "failed", "gone", "broken", "torn")
-"""`none`: the address names none; pages about runs open a preset. `empty` was stopped before its first token. Of a `broken` run the trace is no archive, of a `torn` one the manifest is no JSON."""
+"""`none`: the address names none, and pages about runs open a preset.
+`empty` was stopped before its first token. Of a `broken` run the trace is no archive, of a `torn` one the manifest is no JSON."""
 SAYS = {
     "start": {"": "Asked again with a compressed cache"},
     "run": {
