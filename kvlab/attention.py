@@ -5,7 +5,7 @@ The mask is one comparison of positions: a query at p sees the slots with 0 <= p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,7 @@ QUERY_BLOCK = 256
 """Queries handled at once where a mask or a row of weights is needed: memory is [block, T], never [T, T]."""
 
 
-@dataclass(frozen=True)
-class Rules:
+class Rules(NamedTuple):
     """What the model asks of its attention besides q, k and v."""
 
     scaling: float

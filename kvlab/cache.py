@@ -48,15 +48,10 @@ class LayerKV(CacheLayerMixin):
         self.seen = 0
         self.state: dict[str, Any] = {}
         self.waiting: Seen | None = None
+        self.follows: LayerKV | None = None  # the lower layer whose store this one reads, if it has none of its own
         self.store = Store()
         self._attended: Seen | None = None
         self.is_initialized = True
-
-    @property
-    def follows(self) -> LayerKV | None:
-        """The lower layer whose store this one reads, if it has none of its own."""
-        owner = self.cache.owners[self.index]
-        return None if owner == self.index else self.cache.layers[owner]
 
     @property
     def rope(self) -> Rope | None:
@@ -103,7 +98,7 @@ class LayerKV(CacheLayerMixin):
         """The first half of `step`: write the new slots; what the queries will look at."""
         if self.follows is None:
             self.store.append(k, v, pos, padded)
-        rules = replace(rules, window=self.window) if self.window != rules.window else rules
+        rules = rules._replace(window=self.window) if self.window != rules.window else rules
         view = None if self.window else self.cache.method.read(self, q, pos)
         if isinstance(view, Pages) and not kernels.wanted(q):
             view = view.view()
@@ -224,7 +219,8 @@ class KVCache(Cache):
         self.last_readers = {owner: reader for reader, owner in enumerate(self.owners)}
         kind = LatentKV if geometry.latent else LayerKV
         super().__init__(layers=[kind(self, i, window) for i, window in enumerate(geometry.windows)])
-        for layer in self.layers:
+        for layer, owner in zip(self.layers, self.owners, strict=True):
+            layer.follows = None if owner == layer.index else self.layers[owner]
             layer.store = Store() if layer.window else method.store(layer)
 
     def positions(self, position_ids: Tensor, mask: Tensor | None, batch: int) -> Tensor:

@@ -14,6 +14,9 @@ from kvlab.rows import Raw, Rows, ramp
 Encode = Callable[[Tensor, Tensor], Rows]
 """rows [N, D] packed, lengths [B, H] -> the coded rows. Groups never cross a (b, h) border if every length is a multiple of the group."""
 
+PIECES = 32
+"""Pieces of positions before they are made one tensor even if nobody looks: each costs some memory that no tensor shows."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -185,3 +188,41 @@ class Column:
         closed = [tensor for part in self.parts for tensor in part.rows.tensors()]
         ragged = [part.lens for part in self.parts if part.even is None]
         return closed + ragged + ([self.open] if self.open is not None else [])
+
+
+class Joined:
+    """Positions [B, 1 or H, t] end to end, made one tensor when somebody looks. The first piece says for how many heads."""
+
+    def __init__(self, pieces: list[Tensor]) -> None:
+        self.pieces = pieces
+
+    def whole(self) -> Tensor:
+        """[B, 1 or H, n], the same tensor each time."""
+        if len(self.pieces) > 1:
+            heads = self.pieces[0].shape[1]
+            self.pieces = [torch.cat([piece.expand(-1, heads, -1) for piece in self.pieces], dim=2)]
+        return self.pieces[0]
+
+
+class Places(Column):
+    """The column of positions: new ones [B, 1, t] join the open part when somebody looks, and most decode steps never do."""
+
+    @property
+    def open(self) -> Tensor | None:  # type: ignore[override]
+        return None if self.tail is None else self.tail.whole()
+
+    @open.setter
+    def open(self, whole: Tensor | None) -> None:
+        self.tail = None if whole is None else Joined([whole])
+
+    def copy(self) -> Places:
+        twin = Places()
+        twin.parts, twin.tail = list(self.parts), self.tail
+        return twin
+
+    def append(self, new: Tensor) -> None:
+        if self.tail is None:
+            return super().append(new.expand(-1, self.heads, -1) if self.parts else new)
+        if len(self.tail.pieces) == PIECES:
+            self.tail.whole()
+        self.tail = Joined([*self.tail.pieces, new])  # a view or a copy may hold the old one

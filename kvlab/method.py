@@ -86,6 +86,7 @@ class Method:
     source: ClassVar[str] = "code"  # code, mixed or recon: what stands behind the card
     departs: ClassVar[str] = ""  # where kvlab's form differs from the paper, in a sentence for the screen
     needs: ClassVar[tuple[str, ...]] = ()  # of: queries, weights, rope, calibration, even heads, token positions
+    shortens: ClassVar[bool] = False  # whether it lets tokens go no further between layers (`KVCache.shorten`)
     encodes: ClassVar[tuple[str, ...]] = ()  # columns it holds coded: "k", "v". One column, one method
     schedule: ClassVar[Schedule] = Schedule()
     axis: ClassVar[str] = ""  # set by the registry from the folder
@@ -287,6 +288,10 @@ class Compose(Method):
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(dict.fromkeys(need for part in self.parts for need in part.needs))
+
+    @property
+    def shortens(self) -> bool:  # type: ignore[override]
+        return any(part.shortens for part in self.parts)
 
     @property
     def members(self) -> tuple[Method, ...]:

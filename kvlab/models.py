@@ -18,7 +18,6 @@ from kvlab.cache import attend_pending, padding_mask
 from kvlab.compat import register
 from kvlab.geometry import Geometry
 from kvlab.method import Method, overrides
-from kvlab.onward import shorten
 
 DATA = Path(__file__).parent.parent / "data"
 ATTENTION = "kvlab"
@@ -39,11 +38,10 @@ class LM:
 
     @classmethod
     def wrap(cls, model: Any, tokenizer: Any = None, name: str = "model", revision: str = "") -> LM:
-        """Take over a model that is already in memory. The attention function and the hooks of `kvlab.onward` are set once, here."""
+        """Take over a model that is already in memory. The attention function is set once, here."""
         geometry = Geometry.of(model.config, model.dtype.itemsize)
         _check_attention(type(model), geometry.family)
         model.set_attn_implementation(ATTENTION)
-        shorten(model)
         return cls(name, model.eval(), tokenizer, geometry, revision)
 
     @property

@@ -1,17 +1,21 @@
 """Shorter texts between layers: tokens that a method lets go no further are not computed by the layers above.
 
-A method says in `compress`, through `KVCache.shorten`, which tokens of the call go on. A hook in front of every decoder layer, hung up once
-when a model is loaded, then hands the layers above the hidden states, positions and angles of these tokens only. Positions are data, so
-nothing else has to know: the mask compares true positions, and a token that did not arrive holds no slot.
+A method that `shortens` says in `compress`, through `KVCache.shorten`, which tokens of the call go on. A hook in front of every decoder
+layer, hung up for the call, then hands the layers above the hidden states, positions and angles of these tokens only. Positions are data,
+so nothing else has to know: the mask compares true positions, and a token that did not arrive holds no slot.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
+
+if TYPE_CHECKING:
+    from kvlab.cache import KVCache
 
 
 class Onward(NamedTuple):
@@ -29,22 +33,28 @@ def right_aligned(mask: Tensor) -> Tensor:
     return torch.where(mask.gather(1, order), order, -1)
 
 
-def shorten(model: nn.Module) -> None:
-    """Hang the hook in front of every layer of a decoder; it does nothing until a cache says that tokens stay behind."""
-    for index, layer in enumerate(getattr(model.get_decoder(), "layers", ())):
-        if not any(isinstance(hook, _Gate) for hook in layer._forward_pre_hooks.values()):
-            layer.register_forward_pre_hook(_Gate(index), with_kwargs=True)
+@contextmanager
+def gates(model: nn.Module, cache: KVCache) -> Iterator[None]:
+    """Hooks in front of every layer of a decoder, for the calls with this cache; each does nothing until the cache says that tokens stay behind."""
+    layers = getattr(model.get_decoder(), "layers", ())
+    hooks = [layer.register_forward_pre_hook(_Gate(index, cache), with_kwargs=True) for index, layer in enumerate(layers)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class _Gate:
-    """The hook of one layer. All state is in the cache of the call, so runs in other threads pass by untouched."""
+    """The hook of one layer. It knows its cache, so runs in other threads pass by untouched."""
 
-    def __init__(self, index: int) -> None:
-        self.index = index
+    def __init__(self, index: int, cache: KVCache) -> None:
+        self.index, self.cache = index, cache
 
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-        cache = next((value for value in kwargs.values() if isinstance(value, Cache)), None)
-        if getattr(cache, "onward", None) is None:
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any] | None = None) -> tuple[tuple, dict[str, Any]] | None:
+        # torch hangs a hook up before it notes that it wants `kwargs`: in between another thread's call may come by without
+        cache = self.cache
+        if cache.onward is None or kwargs is None or not any(value is cache for value in kwargs.values()):
             return None
         places, fresh = cache.onward
         hidden = args[0]

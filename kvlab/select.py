@@ -20,11 +20,26 @@ def ranks(scores: Tensor, protected: Tensor, valid: Tensor) -> Tensor:
 def keep_top(scores: Tensor, count: Tensor | int, valid: Tensor, protected: Tensor | None = None) -> Tensor:
     """Mask [B, H, T] of the `count` (int, [B] or [B, H]) best slots of each head, protected ones included in the count.
 
-    Protected slots stay even where they are more than `count`.
+    Protected slots stay even where they are more than `count`. The same as `ranks` below `count`, without sorting: the lowest score that
+    stays is looked for, and of the slots that have just that one the earliest fill what is left.
     """
     protected = torch.zeros_like(valid) if protected is None else protected & valid
-    limit = count if isinstance(count, int) else count.view(count.shape[0], -1, 1)
-    return valid & ((ranks(scores, protected, valid) < limit) | protected)
+    if not valid.shape[-1]:
+        return protected
+    limit, free = count if isinstance(count, int) else count.view(count.shape[0], -1, 1), valid & ~protected
+    room = (limit - protected.sum(-1, keepdim=True)).clamp(0, valid.shape[-1])
+    scores = scores.float().nan_to_num(torch.inf, torch.inf, -torch.inf).masked_fill(~free, -torch.inf)
+    edge = _largest(scores, room.clamp(min=1))
+    above, level = scores > edge, free & (scores == edge)
+    return protected | above | (level & (level.cumsum(-1) <= room - above.sum(-1, keepdim=True)))
+
+
+def _largest(x: Tensor, place: Tensor) -> Tensor:
+    """The number at `place` [B, H, 1], from 1, when each row of `x` [B, H, T] is put in falling order: [B, H, 1]."""
+    first, last = map(int, place.aminmax())
+    if first == last:  # as in most methods, and many times faster than a sort
+        return x.kthvalue(x.shape[-1] + 1 - first, dim=-1, keepdim=True).values
+    return x.sort(dim=-1, descending=True).values.gather(-1, place - 1)
 
 
 def protect(pos: Tensor, seen: Tensor, first: Tensor | int = 0, last: Tensor | int = 0) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import zip_longest
 from typing import Any
 
@@ -20,6 +21,7 @@ from kvlab.cache import KVCache
 from kvlab.calibration import artefact
 from kvlab.method import Job, Method, Probe, overrides
 from kvlab.models import LM, adapted
+from kvlab.onward import gates
 from kvlab.phase import Phase
 from kvlab.rope import ropes
 from kvlab.trace import Recorder, Silent
@@ -53,9 +55,10 @@ class Session:
         cache.phase, cache.ids = phase, ids
         ids, position_ids, mask = self._recalled(ids, position_ids, mask)
         extra: dict[str, Any] = {"kvlab_cache": cache} if self.lm.geometry.latent else {}
-        out = model(
-            input_ids=ids, attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True, logits_to_keep=last, **extra
-        )
+        with gates(model, cache) if self.method.shortens else nullcontext():
+            out = model(
+                input_ids=ids, attention_mask=mask, position_ids=position_ids, past_key_values=cache, use_cache=True, logits_to_keep=last, **extra
+            )
         for layer in cache.layers if ids is not cache.ids else ():
             layer.seen -= ids.shape[1] - cache.ids.shape[1]  # seen before
         cache.finish()

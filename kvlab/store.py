@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kvlab.column import Column, Encode
+from kvlab.column import Column, Encode, Joined, Places
 from kvlab.rows import storage_bytes
 
 
@@ -25,7 +25,7 @@ class Extra(NamedTuple):
 
 
 class View(NamedTuple):
-    """Slots offered to attention. `k` and `v` [B, H, T, D], `pos` [B, 1 or H, T] int32 with -1 for a hole.
+    """Slots offered to attention. `k` and `v` [B, H, T, D], `places`: their positions, maybe not put together before `pos` is asked for.
 
     `holes` is false when no slot is a hole, so that a single query needs no mask. A `read` hook may return a view with Hq heads: then
     every query head looks at slots of its own. `bias` [B, H, T] float32 is added to the slots' logits; `extra` joins their softmax.
@@ -33,11 +33,16 @@ class View(NamedTuple):
 
     k: Tensor
     v: Tensor
-    pos: Tensor
+    places: Tensor | Joined
     holes: bool
     touched: int | None = None  # bytes read to attend; None: all that the store holds
     bias: Tensor | None = None
     extra: Extra | None = None
+
+    @property
+    def pos(self) -> Tensor:
+        """True positions [B, 1 or H, T] int32, -1 for a hole."""
+        return self.places if isinstance(self.places, Tensor) else self.places.whole()
 
 
 class Pages(NamedTuple):
@@ -56,20 +61,20 @@ class Store:
     """The slots of one layer. Knows nothing of attention, budgets or models."""
 
     def __init__(self) -> None:
-        self.columns: dict[str, Column] = {"k": Column(), "v": Column(), "pos": Column()}
+        self.columns: dict[str, Column] = {"k": Column(), "v": Column(), "pos": Places()}
         self.padded = False
 
     def __len__(self) -> int:
         """Slots of the longest (b, h)."""
         pos = self.columns["pos"]
         if not pos.parts:
-            return 0 if pos.open is None else pos.open.shape[2]
+            return 0 if pos.tail is None else pos.open.shape[2]
         return int(pos.lens().max())
 
     @property
     def empty(self) -> bool:
         pos = self.columns["pos"]
-        return pos.open is None and not pos.parts
+        return pos.tail is None and not pos.parts
 
     def snapshot(self) -> Store:
         """A second store over the same immutable tensors: appending to one never shows in the other."""
@@ -80,16 +85,11 @@ class Store:
     def append(self, k: Tensor, v: Tensor, pos: Tensor, padded: bool = False) -> None:
         """`k`, `v` [B, H, t, D] join at the end, with positions `pos` [B, t] int32 (-1 where padding, then `padded` is true)."""
         self.padded |= padded
-        heads, pos = self._pos_heads(), pos[:, None]
-        self.columns["k"].append(k)
-        self.columns["v"].append(v)
-        self.columns["pos"].append(pos if heads == 1 else pos.expand(-1, heads, -1))
         for name, column in self.columns.items():
-            if name not in ("k", "v", "pos"):
-                column.append(k.new_zeros(*k.shape[:3], dtype=torch.float32))
-
-    def _pos_heads(self) -> int:
-        return 1 if self.empty else self.columns["pos"].heads
+            if name == "pos":
+                column.append(pos[:, None])
+            else:
+                column.append(k if name == "k" else v if name == "v" else k.new_zeros(*k.shape[:3], dtype=torch.float32))
 
     def lens(self) -> Tensor:
         """Slots held by each (b, h), holes of padding included: [B, H] int64."""
@@ -107,12 +107,14 @@ class Store:
     @property
     def even(self) -> bool:
         """Whether every (b, h) holds equally many slots."""
-        return all(part.even is not None for part in self.columns["pos"].parts)
+        parts = self.columns["pos"].parts
+        return not parts or all(part.even is not None for part in parts)
 
     def view(self) -> View:
         """All slots, decoded. Raw even stores hand out their own tensors; anything else is a transient copy. A tag named "bias" weighs them."""
         bias = self.columns["bias"].dense() if "bias" in self.columns else None
-        return View(self.columns["k"].dense(), self.columns["v"].dense(), self.pos(), self.padded or not self.even, bias=bias)
+        places = self.columns["pos"]
+        return View(self.columns["k"].dense(), self.columns["v"].dense(), self.pos() if places.parts else places.tail, self.padded or not self.even, bias=bias)
 
     def valid(self) -> Tensor:
         """[B, H, T] bool: slots that hold a token (no padding, no hole)."""
@@ -121,22 +123,18 @@ class Store:
     def keep(self, mask: Tensor) -> None:
         """Drop every slot where `mask` [B, H, T] is false, in all columns. Holes always leave."""
         mask = mask & self.valid()
-        alike = self._pos_heads() == 1 and bool((mask == mask[:, :1]).all())
-        if not alike:
-            self._spread_pos(mask.shape[1])
+        shared = self.columns["pos"].heads == 1
+        alike = shared and bool((mask == mask[:, :1]).all())
+        if shared and not alike:  # from one list of positions for all heads to one for each
+            pos = self.columns["pos"].dense().expand(-1, mask.shape[1], -1)
+            self.columns["pos"] = Places()
+            self.columns["pos"].hold(pos, mask)
+        else:
+            self.columns["pos"].keep(mask[:, :1] if alike else mask)
         for name, column in self.columns.items():
-            column.keep(mask[:, :1] if name == "pos" and alike else mask)
+            if name != "pos":
+                column.keep(mask)
         self.padded = False
-
-    def _spread_pos(self, heads: int) -> None:
-        """From one list of positions for all heads to one for each."""
-        if self._pos_heads() == heads:
-            return
-        lens = self.columns["pos"].lens()
-        pos = self.columns["pos"].dense().expand(-1, heads, -1)
-        spread = Column()
-        spread.hold(pos, torch.arange(pos.shape[2], device=pos.device) < lens[..., None].expand(-1, heads, -1))
-        self.columns["pos"] = spread
 
     def code(self, name: str, count: Tensor | int, encode: Encode) -> bool:
         """Encode the oldest `count` raw slots of column `name` ("k" or "v"); the rest stays raw and open. False when there are none."""

@@ -148,7 +148,7 @@ class Recorder:
     def attended(self, layer: LayerKV, store: Store, seen: Seen) -> None:
         """After attention, before compression: bytes of this moment and, if asked, the last query's weights."""
         held = {t.untyped_storage().data_ptr() for t in store.tensors()}
-        copies = [t for t in seen.view[:3] if t.untyped_storage().data_ptr() not in held]
+        copies = [t for t in (seen.view.k, seen.view.v, seen.view.pos) if t.untyped_storage().data_ptr() not in held]
         transient = storage_bytes(copies)
         if seen.phase.kind != "decode":
             self.peak = max(self.peak, layer.cache.nbytes() + transient)

@@ -22,7 +22,7 @@ from kvlab.methods.eviction._controller import ControllerTraining, Weights, agre
 from kvlab.methods.eviction._tasks import TaskClassifier, _features
 from kvlab.methods.eviction.windowkv import group_budgets, window_scores, windows_kept
 from kvlab.models import LM
-from kvlab.onward import right_aligned
+from kvlab.onward import _Gate, gates, right_aligned
 from kvlab.predict import predicted_bytes
 from kvlab.registry import make
 from kvlab.seen import Seen
@@ -102,6 +102,17 @@ def test_fastkv_marks_what_never_arrived_as_gone_and_counts_it_as_seen() -> None
     session.prefill(IDS[:1])
     assert [[h.nonzero()[0].tolist() for h in layer] for layer in recorder.left_at == NEVER] == kept_positions(session)
     assert {layer.get_seq_length() for layer in session.cache.layers} == {96}
+
+
+def test_fastkv_leaves_a_run_beside_it_alone() -> None:
+    lm, method = tiny(), make("fastkv", "0.25", {"depth": 0.34})
+    alone, beside, other = (Session(lm, method) for _ in range(3))
+    want = alone.prefill(IDS[:1])
+    other.cache.shorten(torch.arange(96)[None] > 90)
+    with gates(lm.model, other.cache):  # as another thread's call has it
+        assert torch.equal(beside.prefill(IDS[:1]), want) and lens(beside) == lens(alone)
+        assert _Gate(0, beside.cache)(lm.model, ()) is None, "torch may call a hook without kwargs while another thread hangs it up"
+    assert other.cache.onward.fresh is not None, "nobody took its tokens"
 
 
 def test_fastkv_drops_above_what_earlier_chunks_left_there() -> None:

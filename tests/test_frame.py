@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import threading
@@ -19,7 +20,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 from kvlab.attention import QUERY_BLOCK, Rules, attend, softmax_rows, visible
 from kvlab.bench.frame import BLOCK, figures, kvlab_tokens, one_round, plain_tokens, ratio
 from kvlab.budget import Budget
-from kvlab.column import Column
+from kvlab.column import PIECES, Column
 from kvlab.method import Compose, Dropper, Method, knob
 from kvlab.models import LM, adapted
 from kvlab.phase import Phase, Schedule
@@ -133,6 +134,26 @@ def test_a_store_equals_a_list_of_lists(batch: int, heads: int, n: int, coded: b
     assert torch.equal(moment.view().k, before.k)
 
 
+@pytest.mark.parametrize("uneven", [False, True])
+def test_positions_that_nobody_looked_at_are_all_there(uneven: bool) -> None:
+    store, model = Store(), Plain(1, 2)
+    grow(store, model, 6, 0, 1, 2)
+    model.tag(store.tag("score"))
+    mask = torch.tensor([[[True, False, True, True, False, True], [uneven, True, True, False, True, True]]])
+    store.keep(mask)
+    model.keep(mask)
+    for step in range(PIECES + 3):
+        if step == PIECES // 2:
+            early, twin, at_that_time = store.view(), store.snapshot(), copy.deepcopy(model)
+        grow(store, model, 1, 10 + step, 1, 2)
+    model.matches(store)
+    at_that_time.matches(twin)
+    assert torch.equal(early.pos, twin.pos()) and early.pos.shape[2] == early.k.shape[2]
+    assert uneven or store.view().pos is store.columns["pos"].open, "no second tensor that would count as a copy"
+    raw = 2 * len(store) * (5 + 3 + 1) * 4 + 2 * len(store) * 4
+    assert uneven or store.nbytes() == raw, "as if they had joined at once"
+
+
 def test_a_snapshot_keeps_the_kind_of_store() -> None:
     class Paged(Store):
         page = 16
@@ -237,6 +258,24 @@ def test_keep_top_equals_sorting_by_hand(seed: int) -> None:
             order = sorted(slots, key=lambda s: (not protected[b, h, s], -float(scores[b, h, s]), s))
             want = set(order[: int(count[b])]) | {s for s in slots if protected[b, h, s]}
             assert set(kept[b, h].nonzero().flatten().tolist()) == want
+
+
+@pytest.mark.parametrize("count", [0, 1, 6, 20, torch.tensor([0, 7]), torch.tensor([[3, 3, 3], [1, 0, 11]])], ids=str)
+@pytest.mark.parametrize("slots", [0, 1, 11])
+def test_keep_top_is_ranks_below_the_count(count: torch.Tensor | int, slots: int) -> None:
+    pick = torch.Generator().manual_seed(slots)
+    scores = torch.tensor([-torch.inf, 0.0, 1.0, 1.5, torch.inf])[torch.randint(0, 5, (2, 3, slots), generator=pick)]
+    valid, protected = (torch.rand(2, 3, slots, generator=pick) < share for share in (0.8, 0.3))
+    limit = count if isinstance(count, int) else count.view(2, -1, 1)
+    for fixed in (protected, torch.zeros_like(protected)):
+        want = valid & ((ranks(scores, fixed & valid, valid) < limit) | fixed)
+        assert torch.equal(keep_top(scores, count, valid, fixed), want)
+    assert torch.equal(keep_top(scores, count, valid), want)
+
+
+def test_a_score_that_is_no_number_stays_first() -> None:
+    scores = torch.tensor([[[1.0, torch.nan, 3.0, torch.nan]]])
+    assert keep_top(scores, 3, torch.ones(1, 1, 4, dtype=torch.bool)).flatten().tolist() == [False, True, True, True]
 
 
 def test_ranks_are_a_permutation() -> None:

@@ -135,8 +135,8 @@ def _check_view(layer: LayerKV, view: Any, heard: Heard) -> None:
     """The direct run must have attended to all slots of the prompt as they came, and to nothing else."""
     held = _opened(layer.store)
     whole = held[0] is not None and held[0].shape[2] == layer.seen and not view.holes
-    rest = [value for name, value in view._asdict().items() if name not in ("k", "v", "pos", "holes", "touched")]
-    if not (whole and _same(held, view[:3]) and all(value is None for value in rest)):
+    rest = [value for name, value in view._asdict().items() if name not in ("k", "v", "places", "holes", "touched")]
+    if not (whole and _same(held, (view.k, view.v, view.pos)) and all(value is None for value in rest)):
         raise Unshared
     t = heard.k.shape[2]  # a store of the method's own might have changed what was written
     if type(layer.store) is not Store and not (torch.equal(view.k[:, :, -t:], heard.k) and torch.equal(view.v[:, :, -t:], heard.v)):

@@ -27,6 +27,7 @@ class FastKV(SnapKV):
     title = "FastKV"
     paper = "Jo et al., arXiv 2502.01068"
     year = 2025
+    shortens = True
     departs = (
         "At least the budgeted number of tokens goes on, also where the budget exceeds `rate`. Of a prompt read in chunks only the last chunk gets shorter "
         "on its way up; what earlier chunks left above the chosen layer is dropped afterwards. Sliding-window layers choose nothing, and those above the "

@@ -41,8 +41,11 @@ class LagKV(Dropper):
     gamma: float = knob(1.0, "Weight of the values' scatter beside the keys'.", 0, 4, 0.1)
 
     def compress(self, layer: LayerKV, seen: Seen) -> None:
+        base = layer.state.get("lagkv")
+        base = torch.full_like(layer.tokens(), self.sinks) if base is None else base
+        if seen.view.k.shape[2] - int(base.min()) < 2 * self.lag:  # as at most steps: then nothing needs counting
+            return
         held = seen.valid()[:, 0].sum(-1)
-        base = layer.state.get("lagkv", torch.full_like(held, self.sinks))
         full = (held - base) // self.lag
         if int(full.max()) < 2:
             return

@@ -31,6 +31,7 @@ class SpAtten(Dropper):
     title = "SpAtten"
     paper = "Wang et al., arXiv 2012.09852"
     year = 2020
+    shortens = True
     source = "mixed"
     needs = ("queries", "weights")
     schedule = Schedule(prefill=True, chunks=True, every=1)
