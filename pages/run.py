@@ -57,18 +57,18 @@ def lanes_panel(group: Group | None, wanted: Plan | None) -> None:
     ended = bool(group and not group.live and st.session_state.get("settled") != group.id)
     if ended:
         board.remember_runs(group)  # before the links are there: a click on one must be the last word on the address
-    if group and not group.live:
-        board.compare(board.finished(group))
-    draw_all(board.views(group, wanted), "lane")
+    draw_all(board.views(group, wanted), "lane", board.finished(group) if group and not group.live else [])
     if ended:
         st.session_state["settled"] = group.id
         st.session_state["finished"] = st.session_state.get("finished", 0) + 1
         st.rerun()
 
 
-def draw_all(lanes: list[dict], key: str) -> None:
-    """Lanes one below the other."""
+def draw_all(lanes: list[dict], key: str, compared: list[str]) -> None:
+    """Lanes one below the other, and above them the way to Compare with the runs that have ended."""
     with st.container(gap="xsmall", key=f"lanes-{key}"):
+        with st.container(key=f"way-{key}"):  # a place of its own, so that no lane moves while another script still draws it
+            board.compare(compared)
         for i, lane in enumerate(lanes):
             lane_view.draw(lane, f"{key}-{i}")
 
@@ -94,8 +94,7 @@ def stored() -> bool:
     except ValueError as error:
         form.problem(str(error))
         return False
-    board.compare([lane["run"] for lane in found if lane["tokens"]])
-    draw_all(found, "stored")
+    draw_all(found, "stored", [lane["run"] for lane in found if lane["tokens"]])
     return bool(found)
 
 

@@ -17,8 +17,9 @@
       if (at.matches(":disabled, [aria-disabled=true], .heatmap-label") || (own.backgroundImage !== "none" && at !== node.ownerDocument.body)) return; // hatched, or on a cell of a picture
       weight *= Number(own.opacity);
       const around = at.getBoundingClientRect(), plate = at.matches(".annotation-text-g, .annotation") && at.querySelector("rect.bg");
-      if (x < around.left || x > around.right || y < around.top || y > around.bottom) continue; // it hangs out of this one
-      if (plate) layers.push(rgba(getComputedStyle(plate).fill));
+      const open = own.overflowX === "visible" && own.overflowY === "visible" && at.parentElement !== node.ownerDocument.body;
+      if (open && (x < around.left || x > around.right || y < around.top || y > around.bottom)) continue; // the text hangs out of this one
+      if (plate) layers.push([...rgba(getComputedStyle(plate).fill).slice(0, 3), Number(getComputedStyle(plate).fillOpacity)]);
       if (!(at instanceof SVGElement) || at.tagName === "svg") layers.push(rgba(own.backgroundColor));
       if (layers.length && layers.at(-1)[3] === 1) break;
     }

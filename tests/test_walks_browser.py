@@ -12,7 +12,7 @@ from typing import Any
 import fake_sweep
 import pandas as pd
 import pytest
-from browser import WAIT, settled, visit
+from browser import settled, visit
 from playwright.sync_api import expect
 
 from kvlab.lessons import lessons
@@ -229,10 +229,6 @@ def test_an_engineer_gets_a_setting_with_its_formulas_evidence_and_limits(page: 
     context.press("Enter")
     page.get_by_text(re.compile(r"was made for [\d,]+ positions; 4,000,000 are asked for")).first.wait_for()
     settled(page)
-    page.goto(f"{server}/plan?shape=llama-3.1-8b&compress=minference-of-nobody,snapkv&floor=1", wait_until="commit")
-    page.get_by_role("link", name="Trade-offs").nth(1).wait_for()
-    settled(page)
     page.locator(".kv-pl-table").get_by_role("link", name="Trade-offs").first.click()
     page.wait_for_url(re.compile(r"/tradeoffs\?.*point="))
     page.locator(".kv-pt-head").wait_for()
-    page.set_default_timeout(WAIT)
