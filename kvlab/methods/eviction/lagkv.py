@@ -41,26 +41,24 @@ class LagKV(Dropper):
     gamma: float = knob(1.0, "Weight of the values' scatter beside the keys'.", 0, 4, 0.1)
 
     def compress(self, layer: LayerKV, seen: Seen) -> None:
-        base = layer.state.get("lagkv")
-        base = torch.full_like(layer.tokens(), self.sinks) if base is None else base
-        if seen.view.k.shape[2] - int(base.min()) < 2 * self.lag:  # as at most steps: then nothing needs counting
+        base = layer.state.get("lagkv", [self.sinks] * len(seen.q))  # slots of each row that are done with
+        if seen.view.k.shape[2] - min(base) < 2 * self.lag:  # as at most steps: no need to look at the positions
             return
-        held = seen.valid()[:, 0].sum(-1)
-        full = (held - base) // self.lag
-        if int(full.max()) < 2:
+        valid = seen.valid()
+        full = [(held - start) // self.lag for held, start in zip(valid[:, 0].sum(-1).tolist(), base, strict=True)]
+        if max(full) < 2:
             return
-        mask, scores = seen.valid().clone(), torch.full(seen.valid().shape, torch.nan, device=held.device)
-        moved = torch.zeros_like(base)
+        mask, scores, moved = valid.clone(), torch.full(valid.shape, torch.nan, device=valid.device), list(base)
         prompts = layer.cache.prompt if seen.phase.kind in ("decode", "question") else layer.tokens()
-        for row in (full >= 2).nonzero().flatten().tolist():
-            start, n, keep = int(base[row]), int(full[row]), self._share(int(prompts[row]))
+        for row in (row for row, n in enumerate(full) if n >= 2):
+            start, n, keep = base[row], full[row], self._share(int(prompts[row]))
             judged = slice(start, start + (n - 1) * self.lag)
             keys, values = (x[row, :, start : start + n * self.lag].unflatten(1, (n, self.lag)) for x in seen.view[:2])
             found = scatter(keys) + self.gamma * scatter(values)
             mask[row, :, judged] = keep_top(found, keep, torch.ones_like(found, dtype=torch.bool)).flatten(1)
             scores[row, :, judged] = found.flatten(1)
-            moved[row] = (n - 1) * keep
-        layer.state["lagkv"] = base + moved
+            moved[row] += (n - 1) * keep
+        layer.state["lagkv"] = moved
         layer.keep(mask, scores)
 
     def _share(self, prompt: int) -> int:
