@@ -12,7 +12,7 @@ from kvlab.sweep.ranking import held_by, main, markdown, ranked
 
 def point(method: str, budget: str | None, task: str, mean: float, held: int, knobs: dict | None = None) -> dict:
     return {"method": method, "title": method.upper(), "axis": "reference" if method == "full" else "eviction", "setting": json.dumps(knobs or {}),
-            "budget": budget, "task": task, "mode": "prefix" if task == "ppl" else "requests", "mean": mean, "resident": held, "full": 1000,
+            "budget": budget, "task": task, "mode": "prefix" if task == "ppl" else "requests", "mean": mean, "resident": held, "full": 1000, "failed": 0,
             "better": "lower" if task == "ppl" else "higher"}  # fmt: skip
 
 
@@ -34,6 +34,8 @@ def test_the_best_point_within_the_limit_counts_and_no_other(points: pd.DataFram
     assert list(table.index) == ["FULL", "KEEPS (level pair)", "RANDOM", "KEEPS (level head)", "GREEDY"], "without a point on a task it comes last"
     assert table.loc["KEEPS (level pair)", "niah"] == 0.2 and table.loc["RANDOM", "ppl"] == 12.0
     assert table["mean"].iloc[:2].tolist() == [1.0, 0.2], "perplexities are not averaged in"
+    points.loc[points["method"] == "greedy", "failed"] = 1
+    assert "GREEDY" not in ranked(points, limits).index, "what could not be run everywhere was measured on easier samples"
     assert ranked(points, held_by(points, "random", "0.5")).loc["RANDOM"].tolist()[:2] == [0.2, 11.0], "the better of what fits, in its own direction"
 
 

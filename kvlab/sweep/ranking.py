@@ -36,7 +36,9 @@ def within(points: pd.DataFrame, limits: pd.Series) -> pd.DataFrame:
     """Rows: settings (`named`); columns: tasks. The best mean among the points that hold at most `limits` [task] bytes; NaN where none does.
 
     On a task where lower is better the best is the lowest. The full cache is always there. `SLACK` is added: a list of positions is no other budget.
+    A point that could not be run on some samples is left out: what is left of them is another, often easier, set.
     """
+    points = points[points["failed"] == 0]
     fits = (points["resident"] <= points["task"].map(limits) * (1 + SLACK)) | (points["axis"] == "reference")
     table = points.assign(name=named(points), better=points["better"].eq("lower"))[fits]
     best = {key: rows["mean"].min() if rows["better"].iloc[0] else rows["mean"].max() for key, rows in table.groupby(["name", "task"], sort=False)}
