@@ -238,8 +238,9 @@ def test_points_open_their_run_by_keyboard_and_files_of_a_figure_stand_alone(
         apart.locator(".js-plotly-plot .main-svg").first.wait_for()
         apart.locator(".js-plotly-plot").first.hover()
         assert set(apart.get_by_role("button").all_inner_texts()) == {"PNG", "SVG"} and apart.locator(".modebar-btn").count() == 0, "none that shares"
-    page.get_by_text("The same points as a list of links").press("Enter")
+    page.locator("summary", has_text="The same points as a list of links").press("Enter")
     link = page.locator(".kv-list a.kv-in").nth(1)
+    link.wait_for()
     link.focus()
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile(f"/inside\\?run={stored['evict'].id}"))

@@ -29,12 +29,12 @@ def test_maps_are_drawn_and_open_leads_into_the_run(page: Any, server: str) -> N
     for scheme, blue in (("light", (36, 104, 176)), ("dark", (103, 171, 238))):  # held entries are drawn in the theme's blue
         page.emulate_media(color_scheme=scheme)
         page.wait_for_function(
-            """(blue) => { const canvas = document.querySelector('.preset canvas'); let best = 255;
+            """([canvas, blue]) => { let best = 255;
             const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
             for (let i = 0; i < data.length; i += 4)
               if (data[i + 3] > 200) best = Math.min(best, Math.max(...blue.map((part, k) => Math.abs(part - data[i + k]))));
             return best < 4; }""",
-            arg=blue,
+            arg=[page.locator(".preset canvas").first.element_handle(), blue],
         )
     assert page.locator(".field svg polygon, .field svg circle").count() > 0
     way = page.get_by_role("link", name=f"Open: {presets()[0]['title']}")
