@@ -244,6 +244,15 @@ def one(**changed: object) -> Evidence:
     return Evidence(**{**said, **changed})
 
 
+def test_a_budget_in_bytes_is_no_evidence_for_another_length() -> None:
+    points = sweeps.tables(fake.sweep(("niah",), (256,))[0])[1]
+    assert any(setting.method.name == "snapkv" for setting in evidence.gathered([("made", points)]))
+    points.loc[points["method"] == "snapkv", "budget"] = "400kB"
+    found = evidence.gathered([("made", points)])
+    assert found and not any(setting.method.name == "snapkv" for setting in found)
+    assert answer.lines(found, answer.chosen(["kivi"], 0.25), demand(), "", 0.9), "and nothing of it stops the plan"
+
+
 def test_verdicts_take_the_interval_seriously() -> None:
     assert one().verdict(0.9) == "meets" and one().verdict(0.92) == "open" and one().verdict(0.96) == "below"
     assert one(samples=1, low=0.95).verdict(0.5) == "open", "one sample proves nothing"

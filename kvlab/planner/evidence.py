@@ -84,7 +84,9 @@ def _setting(row: Any) -> Setting | None:
         setting = Setting.of(row.method, row.budget if isinstance(row.budget, str) else None, knobs)
     except (ValueError, TypeError, AttributeError):
         return None  # a method or knob of another version of kvlab: its bytes cannot be predicted
-    return None if setting.whole else setting
+    # a number of bytes was turned into tokens for the length that was measured: of another length it says nothing
+    in_bytes = any(part.budget_knob and part.budget.unit == "bytes" for part in setting.method.members)
+    return None if setting.whole or in_bytes else setting
 
 
 def _evidence(sweep: str, row: Any, full: float) -> Evidence:
