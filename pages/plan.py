@@ -21,6 +21,10 @@ from kvlab.ui.plan_asked import Asked
 framed()
 
 
+LISTED = 10
+"""Settings of the list that are shown at once."""
+
+
 def scheme() -> str:
     return "dark" if st.context.theme.type == "dark" else "light"
 
@@ -86,7 +90,11 @@ def list_card(lines: list[Line], demand: Demand, asked: Asked) -> None:
         view.sentence(plan_words.caution(lines, demand))
         shown = [line for line in lines if asked.below or line.verdict != "below"]
         if shown:
-            st.html(plan_list.settings(shown, demand))
+            st.html(plan_list.settings(shown[:LISTED], demand))
+        if rest := shown[LISTED:]:
+            with st.expander(f"{len(rest)} more of the list", key="plan-open-rest", on_change="rerun") as more:
+                if more.open:
+                    st.html(plan_list.settings(rest, demand))
         view.sentence(plan_words.hidden(lines, shown))
 
 

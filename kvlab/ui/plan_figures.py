@@ -19,6 +19,8 @@ from kvlab.ui.palette import colour, plotly_template
 from kvlab.ui.plan import words
 
 HEIGHT = 232
+FARTHEST = 16
+"""Methods in the figure of errors at most."""
 
 
 def _empty(scheme: str, height: int) -> go.Figure:
@@ -67,8 +69,13 @@ def roofline_alt(rows: Sequence[Row]) -> str:
 
 
 def errors(found: Sequence[Error], scheme: str) -> go.Figure:
-    """Predicted minus measured bytes, in per cent of the measured ones: a mark for every run (filled) and every sweep point (hollow), a line per method."""
-    names = list(dict.fromkeys(one.title for one in found))[::-1]
+    """Predicted minus measured bytes, in per cent of the measured ones: a mark for every run (filled) and every sweep point (hollow), a line per method.
+
+    Of more than `FARTHEST` methods those that are off the most; all are in the table.
+    """
+    names = [one.title for one in sorted(found, key=lambda one: -abs(one.error))]
+    names = list(dict.fromkeys(names))[:FARTHEST][::-1]
+    found = [one for one in found if one.title in names]
     figure = _empty(scheme, 80 + 24 * len(names))
     most = max([0.1, *(abs(100 * one.error) for one in found)]) * 1.15
     figure.add_vline(x=0, line={"color": colour("reference", scheme), "width": 1.5, "dash": "6px,4px"})
@@ -89,10 +96,16 @@ def errors_sentence(found: Sequence[Error]) -> str:
     runs = sum(one.where == "run" for one in found)
     if exact == len(found):
         return f"All {len(found):,} figures were predicted to the byte: {runs} stored runs and {len(found) - runs} sweep points."
+    methods = len({one.title for one in found})
+    drawn = f" Of {methods} methods the {FARTHEST} that are off the most are drawn." if methods > FARTHEST else ""
     return (
         f"{exact:,} of {len(found):,} figures were predicted to the byte ({runs} stored runs, {len(found) - runs} sweep points); "
-        f"the farthest is {abs(100 * worst.error):.2g} % off, {worst.title}."
+        f"the farthest is {_off(worst)} % off, {worst.title}.{drawn}"
     )
+
+
+def _off(one: Error) -> str:
+    return f"{abs(100 * one.error):.0f}" if abs(one.error) >= 0.1 else f"{abs(100 * one.error):.2g}"
 
 
 def bills_table(rows: Sequence[Row], demand: Demand) -> pd.DataFrame:
