@@ -255,3 +255,11 @@ def test_the_panel_shows_what_one_of_its_runs_keeps(tmp_path: Path, monkeypatch:
     RunStore().save(run.manifest, run.trace)
     panel = point_card.card(row, said, samples)
     assert mini_map(run, finding(run).view.step) in panel and f"compare?cmp={run.id},{run.id}" in panel
+
+
+def test_the_method_of_the_chosen_point_is_drawn_even_where_it_does_not_lead() -> None:
+    points = sweeps.tables(fake.sweep(("niah",), (256,))[0])[1]
+    leads = choice.shown_methods(points, choice.Choice("made", "bundled", "niah", 256, "requests"), most=1)
+    last = next(row for row in points.itertuples() if row.method not in leads)
+    asked = choice.Choice("made", "bundled", "niah", 256, "requests", point=last.point)
+    assert {*leads, last.method} == set(choice.shown_methods(points, asked, most=1))

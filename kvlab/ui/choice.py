@@ -108,10 +108,10 @@ def panel(swept: Swept, choice: Choice) -> pd.DataFrame:
 
 
 def shown_methods(points: pd.DataFrame, choice: Choice, most: int = MOST) -> list[str]:
-    """The methods to draw of a panel's points: the chosen ones, else those that lead. The full cache always."""
-    if choice.methods:
-        return [method for method in points["method"].unique() if method in choice.methods or method == "full"]
-    return leading(points, most)
+    """The methods to draw of a panel's points: the chosen ones, else those that lead. The full cache and the method of the chosen point always."""
+    drawn = {*choice.methods, "full"} if choice.methods else set(leading(points, most))
+    drawn |= set(points.loc[points["point"] == choice.point, "method"])
+    return [method for method in points["method"].unique() if method in drawn]
 
 
 def leading(points: pd.DataFrame, most: int = MOST) -> list[str]:
