@@ -60,11 +60,12 @@ def body_of(rows: Rows) -> list[Tensor]:
 
 def storage_bytes(tensors: list[Tensor]) -> int:
     """Bytes of the distinct storages behind `tensors`. A slice that keeps a large buffer alive counts the whole buffer: it is held."""
-    storages = {}
-    for tensor in tensors:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr(), tensor.device] = storage.nbytes()
-    return sum(storages.values())
+    return sum({storage_key(tensor): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
+
+
+def storage_key(tensor: Tensor) -> tuple[int, torch.device]:
+    """The same for tensors that lie in one storage."""
+    return tensor.untyped_storage().data_ptr(), tensor.device
 
 
 def ramp(lens: Tensor) -> tuple[Tensor, Tensor]:

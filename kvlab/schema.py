@@ -27,6 +27,7 @@ def check_run(manifest: dict[str, Any], trace: Trace) -> None:
     if isinstance(manifest, dict) and manifest.get("schema", 1) != 1:
         raise ValueError("a run is of another version of kvlab")
     _check(manifest, MANIFEST, "the manifest")
+    _check(manifest.get("parts", {}), {str: int}, "the parts")
     for name in ("prompt", "question"):
         _check(manifest["request"].get(name, ""), str, f"request {name}")
     if manifest["bytes"]["full"] <= 0 or manifest["bytes"]["resident"] < 0:

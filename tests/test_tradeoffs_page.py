@@ -20,6 +20,7 @@ from kvlab.claims import LISTED
 from kvlab.plots.looks import SYMBOL
 from kvlab.registry import registry
 from kvlab.runs import RunStore
+from kvlab.schema import check_run
 from kvlab.ui import choice, imported, marks, point_card, provenance, report, sweeps
 from kvlab.ui.byte_stack import byte_stack
 from kvlab.ui.finding import finding
@@ -263,3 +264,10 @@ def test_the_method_of_the_chosen_point_is_drawn_even_where_it_does_not_lead() -
     last = next(row for row in points.itertuples() if row.method not in leads)
     asked = choice.Choice("made", "bundled", "niah", 256, "requests", point=last.point)
     assert {*leads, last.method} == set(choice.shown_methods(points, asked, most=1))
+
+
+def test_parts_from_elsewhere_are_numbers_or_refused() -> None:
+    run = run_of("evict")
+    check_run({**run.manifest, "parts": {"codes": 3}}, run.trace)
+    with pytest.raises(ValueError, match="parts"):
+        check_run({**run.manifest, "parts": {"codes": "<img src=x>"}}, run.trace)

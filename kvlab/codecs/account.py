@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from kvlab.rows import body_of, storage_bytes
+from kvlab.rows import body_of, storage_bytes, storage_key
 
 if TYPE_CHECKING:
     from kvlab.cache import KVCache
@@ -48,18 +48,14 @@ def by_part(cache: KVCache) -> dict[str, int]:
                 parts["codes"] += own
                 parts["scales" if own else kind] += [tensor for tensor in part.rows.tensors() if all(tensor is not one for one in own)]
             parts[kind] += [] if column.open is None else [column.open]
-    met = {_key(tensor) for tensors in parts.values() for tensor in tensors}
-    parts["index"] += [tensor for tensor in cache.tensors() if _key(tensor) not in met]
+    met = {storage_key(tensor) for tensors in parts.values() for tensor in tensors}
+    parts["index"] += [tensor for tensor in cache.tensors() if storage_key(tensor) not in met]
     if coded:
         parts["window"], parts["raw"] = parts["raw"], []
     seen: set[tuple] = set()
     found = {}
     for name, tensors in parts.items():
-        fresh = {_key(tensor): tensor for tensor in tensors if _key(tensor) not in seen}
+        fresh = {storage_key(tensor): tensor for tensor in tensors if storage_key(tensor) not in seen}
         seen |= fresh.keys()
         found[name] = storage_bytes(list(fresh.values()))
     return {name: count for name, count in found.items() if count}
-
-
-def _key(tensor: Tensor) -> tuple:
-    return tensor.untyped_storage().data_ptr(), tensor.device
