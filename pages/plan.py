@@ -45,18 +45,6 @@ def memory_card(rows: list[Row], lines: list[Line], refused: list[tuple[str, str
                 view.table(plan_figures.bills_table(rows, demand), "Memory, limits and decode step of every setting")
 
 
-def mix_card(rows: list[Row], demand: Demand, asked: Asked) -> None:
-    """Users of different lengths, where they were given."""
-    found = plan_mix.spreads(rows, demand, mix.parse(asked.mix, asked.written))
-    with st.container(border=True, key="card-plan-mix", gap="small"):
-        st.html(f'<h2 class="kv-sect">{plan_mix.title(found, demand)}</h2>')
-        st.html(plan_mix.card(found, demand, asked.formulas))
-        view.sentence("Users are taken as independent, their sum as normal: an estimate, rough for a handful of users.")
-        with st.expander("Show as table", key="plan-open-mix", on_change="rerun") as more:
-            if more.open:
-                view.table(plan_mix.table(found, demand), "Bytes and users of every setting where lengths differ")
-
-
 def roof_card(rows: list[Row], demand: Demand, asked: Asked) -> None:
     with st.container(border=True, key="card-plan-roof", gap="small"):
         st.html('<h2 class="kv-sect">One decode step under its roof</h2>')
@@ -148,7 +136,7 @@ def page() -> None:
                 problem(sentence)
             memory_card(rows, lines, refused, demand, asked)
             if lengths:
-                mix_card(rows, demand, asked)
+                plan_mix.draw(plan_mix.spreads(rows, demand, lengths), demand, asked.formulas)
             one, two = st.columns([0.56, 0.44], gap="small")
             with one:
                 roof_card(rows, demand, asked)

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from kvlab.registry import make
 from kvlab.ui import estimate, form, lane, own_tasks, plan, upload
 from kvlab.ui.estimate import Sizes
+from kvlab.ui.service import service
 
 PAGE = str(Path(__file__).parent.parent / "pages" / "run.py")
 TEXT = "The code of the green falcon is 2916. Nobody had seen the parrot in the pantry. " * 3
@@ -281,6 +282,8 @@ def test_a_run_shows_tokens_and_keeps_its_link(app):
     assert not stored.exception and [one["measured"] for one in lanes(stored)] == [full["measured"], snap["measured"]]
     same = write(session().run())  # whoever asks for the very same run sees the stored one before pressing anything
     assert [(one["state"], one["run"], one["note"][:13]) for one in lanes(same)] == [("done", one["run"], "stored run of") for one in (full, snap)]
+    next((service().store.folder / snap["run"]).glob("*.npz")).write_bytes(b"no archive")
+    assert [one["state"] for one in lanes(write(session().run()))] == ["done", "planned"], "one that cannot be read is as good as none"
 
 
 def test_a_bad_link_is_a_sentence(app):

@@ -80,12 +80,15 @@ def views(group: Group | None, plan: Plan | None) -> list[dict[str, Any]]:
 
 
 def _before(plan: Plan, planned: Planned) -> dict[str, Any]:
-    """A lane that was not run in this session: what is stored of the very same run, else what is predicted."""
+    """A lane that was not run in this session: what is stored of the very same run, else, or where that cannot be read, what is predicted."""
     listed, reference = {m["id"] for m in access.runs(service().store)}, plan.lanes[0].run
     if planned.run not in listed:
         return lanes.base(planned)
-    run = service().store.load(planned.run)
-    full = service().store.load(reference).manifest["tokens"] if reference in listed else None
+    try:
+        run = service().store.load(planned.run)
+        full = service().store.load(reference).manifest["tokens"] if reference in listed else None
+    except ValueError:
+        return lanes.base(planned)
     said = lanes.stored(run.manifest, run.trace, full)
     return lanes.base(planned) | said | {"setting": planned.setting, "note": f"stored run of {run.manifest['created'][:10]}", "predicted": planned.predicted}
 

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from html import escape
 
 import pandas as pd
+import streamlit as st
 
 from kvlab.planner.answer import Row
 from kvlab.planner.formulas import X, size
 from kvlab.planner.memory import Demand
 from kvlab.planner.mix import BUSY, Length, Spread, spread
-from kvlab.ui.plan_view import how, percent
+from kvlab.ui.plan_view import how, percent, sentence
+from kvlab.ui.plan_view import table as show
 from kvlab.ui.point_card import mark
 
 
@@ -20,7 +22,18 @@ def spreads(rows: Sequence[Row], demand: Demand, mix: Sequence[Length]) -> list[
     return [spread(row.method, demand, mix) for row in rows]
 
 
-def title(found: Sequence[Spread], demand: Demand) -> str:
+def draw(found: Sequence[Spread], demand: Demand, opened: bool) -> None:
+    """The card on the page."""
+    with st.container(border=True, key="card-plan-mix", gap="small"):
+        st.html(f'<h2 class="kv-sect">{title(found)}</h2>')
+        st.html(card(found, demand, opened))
+        sentence("Users are taken as independent, their sum as normal: an estimate, rough for a handful of users.")
+        with st.expander("Show as table", key="plan-open-mix", on_change="rerun") as more:
+            if more.open:
+                show(table(found, demand), "Bytes and users of every setting where lengths differ")
+
+
+def title(found: Sequence[Spread]) -> str:
     """The finding: how many users the mix allows where all at full length were counted."""
     full = found[0]
     tail = full.mix[-1]
