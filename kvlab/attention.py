@@ -92,11 +92,13 @@ def _softmax(q: Tensor, view: View, q_pos: Tensor, rules: Rules) -> Tensor:
 
 def slot_logits(q: Tensor, view: View, q_pos: Tensor, rules: Rules) -> Tensor:
     """Logits of the slots, [B, Hq, t, T] float32: the lowest number where a query does not see."""
-    h = view.k.shape[1]
-    logits = torch.matmul(q.unflatten(1, (h, -1)).float(), view.k[:, :, None].float().transpose(-1, -2)) * rules.scaling
+    (b, hq, t, d), h = q.shape, view.k.shape[1]
+    # the query heads of a KV head are rows of one matrix, and nothing is made twice: memory is most of the cost of a few queries over a long text
+    logits = (q.reshape(b, h, -1, d).float() @ view.k.float().mT).mul_(rules.scaling).view(b, h, hq // h, t, -1)
     if rules.softcap is not None:
         logits = torch.tanh(logits / rules.softcap) * rules.softcap
     if view.bias is not None:
-        logits = logits + view.bias[:, :, None, None]
-    mask = _open_blind(visible(view.pos, q_pos, rules.window)).expand(-1, h, -1, -1)[:, :, None]
-    return logits.masked_fill(~mask, torch.finfo(torch.float32).min).flatten(1, 2)
+        logits = logits.add_(view.bias[:, :, None, None])
+    mask = _open_blind(visible(view.pos, q_pos, rules.window))
+    lowest = torch.zeros_like(mask, dtype=torch.float32).masked_fill_(~mask, torch.finfo(torch.float32).min)
+    return logits.add_(lowest[:, :, None]).flatten(1, 2)  # no logit is large enough to move the lowest number

@@ -55,6 +55,17 @@ class Rope:
         size = (cos.square() + sin.square()).sqrt()
         return self._apply(keys, cos / size, sin / size)
 
+    def average(self, pos: Tensor, size: int) -> Tensor:
+        """[D, D] that turns a row of `size` D, not rotated, to the mean of its rotations at `pos` [n], as row @ matrix.
+
+        A rotation is linear in its cosines and sines, so the mean rotation is the one by their means.
+        """
+        unit = torch.eye(size, device=pos.device)
+        if self.rotary is None:
+            return unit
+        cos, sin = (part.mean(0, keepdim=True) for part in self._angles(unit, pos))
+        return self._apply(unit, cos, sin)
+
     def _angles(self, keys: Tensor, pos: Tensor) -> tuple[Tensor, Tensor]:
         if self.limit is not None and pos.numel() and int(pos.max()) >= self.limit:
             raise ValueError(f"The rotary frequencies of this model change at {self.limit:,} positions; this method works up to there. Shorten the prompt.")

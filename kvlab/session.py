@@ -45,7 +45,7 @@ class Session:
         self.probes: list[tuple[Probe, ...]] = []  # passes of the last prompt, one probe for each row
         self.turn = self.step = 0
 
-    @torch.no_grad()
+    @torch.inference_mode()  # not only without gradients: a tenth of a small model's token goes into what autograd might want to know
     def forward(self, ids: Tensor, phase: Phase, real: Tensor | None = None, last: int = 1) -> Tensor:
         """One call of the model: ids [B, t], `real` [B, t] false on padding. Returns the logits of the last `last` tokens [B, last, V]."""
         if self.stop.is_set():
@@ -117,6 +117,7 @@ class Session:
     def _encode(self, text: str) -> list[int]:
         return self.lm.encode(text, special=False) if self.lm.tokenizer else []
 
+    @torch.inference_mode()
     def _probe(self, rows: list[tuple[int, ...]], question: bool) -> None:
         """Scoring passes over the cached prompt, each rolled back; then the prefill end without new tokens."""
         start = self.cache.tokens - torch.tensor([len(row) for row in rows], device=self.lm.device)

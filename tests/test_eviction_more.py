@@ -16,7 +16,6 @@ from kvlab.cache import KVCache
 from kvlab.calibration import artefact, sample
 from kvlab.engine import kept_positions
 from kvlab.method import Method
-from kvlab.methods.eviction.expectedattention import average_rotation
 from kvlab.methods.eviction.keydiff import unlikeness
 from kvlab.methods.eviction.pyramidkv import pyramid
 from kvlab.methods.eviction.qfilters import direction
@@ -246,13 +245,6 @@ def test_expected_attention_weighs_by_the_length_of_values() -> None:
     seen = layers[0][0]  # later layers look at the same prompt too, as it is cut after they read it
     assert torch.allclose(with_values.scores[0], without.scores[0] * seen.view.v.norm(dim=-1), atol=1e-6)
     assert torch.allclose(without.scores[0].sum(-1), torch.ones(1, 2), atol=1e-5)  # a softmax without the sinks
-
-
-def test_the_average_rotation_is_the_average_of_rotations() -> None:
-    rope = ropes(tiny())[0]
-    q = torch.randn(5, 16)
-    want = torch.stack([rope.rotate(q, torch.tensor([p])) for p in range(30, 130)]).mean(0)
-    assert torch.allclose(q @ average_rotation(rope, 30, 100, 16, torch.device("cpu")), want, atol=1e-5)
 
 
 @pytest.mark.parametrize("prompt", [1, 3, 4, 5, 60])

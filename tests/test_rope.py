@@ -84,6 +84,14 @@ def test_unrotated_keys_are_what_the_projection_made(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_the_average_is_the_average_of_rotations(name: str) -> None:
+    rows = torch.randn(5, 16)
+    for rope in ropes(family(name)):
+        want = torch.stack([rope.rotate(rows, torch.tensor([place])) for place in range(20, 63)]).mean(0)
+        assert torch.allclose(rows @ rope.average(torch.arange(20, 63), 16), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_there_and_back(name: str) -> None:
     rope = ropes(family(name))[0]
     keys, pos = torch.randn(2, 2, 11, 16), torch.randint(0, 60, (2, 2, 11))

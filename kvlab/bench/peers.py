@@ -28,6 +28,9 @@ from kvlab.models import DATA, LM, load
 from kvlab.session import Session, timed
 from kvlab.tasks import find
 
+MALLOC = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+"""Of glibc, for both processes. As they stand, freed memory goes back to the system and faults in anew: up to a seventh of a prompt's time, by chance."""
+
 WORKER = Path(__file__).parent / "_kvpress.py"
 
 
@@ -171,7 +174,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         "pairs": found,
         "setting": {
             "model": "bundled", "prompt": args.prompt, "budget": args.budget, "new": args.new, "rounds": args.rounds, "block": BLOCK,
-            "device": "cpu", "dtype": "float32", "threads": torch.get_num_threads(),
+            "device": "cpu", "dtype": "float32", "threads": torch.get_num_threads(), "malloc": {name: os.environ.get(name) for name in MALLOC},
         },
         "machine": {"cores": os.cpu_count(), "load_before": before, "load_after": os.getloadavg()},
         "versions": versions(),
@@ -213,7 +216,8 @@ def table(figures: dict[str, Any]) -> str:
     rows = [
         f"kvlab {figures['versions']['kvlab']} (transformers {figures['versions']['transformers']}) beside kvpress {theirs['kvpress']} "
         f"(transformers {theirs['transformers']}), {setting['model']} model, {setting['prompt']:,} prompt tokens, kept fraction {setting['budget']}, "
-        f"{setting['threads']} thread(s). Times: CPU time, kvlab / kvpress, median of {setting['rounds']} rounds and its 95 % interval.",
+        f"{setting['threads']} thread(s). Times: CPU time, kvlab / kvpress, median of {setting['rounds']} rounds and its 95 % interval."
+        f"{' Both keep the memory they free.' if all(setting['malloc'].values()) else ''}",
         "",
         "| pair | entries both keep | bytes kvlab | bytes kvpress | prefill | per token | per token of full: kvlab, kvpress |",
         "|---|---|---|---|---|---|---|",

@@ -12,12 +12,8 @@ from torch import Tensor
 from kvlab.cache import LayerKV
 from kvlab.method import Scorer, knob
 from kvlab.phase import Schedule
-from kvlab.rope import Rope
 from kvlab.seen import Seen
 from kvlab.select import protect
-
-POSITIONS = 64
-"""Future positions averaged at once: memory is [D, POSITIONS, D]."""
 
 
 def moments(queries: Tensor, taken: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -25,17 +21,8 @@ def moments(queries: Tensor, taken: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Sums in double precision: the prompt may come in chunks, and a covariance is a small difference of large numbers.
     """
-    x = queries.double() * taken[:, None, :, None]
+    x = (queries * taken[:, None, :, None]).double()
     return taken.sum(1).view(-1, 1, 1), x.sum(2), x.mT @ x
-
-
-def average_rotation(rope: Rope, start: int, future: int, size: int, device: torch.device) -> Tensor:
-    """[D, D] float32 that turns a row q to the mean of its rotations at positions [start, start + future), as q @ matrix."""
-    total, unit = torch.zeros(size, size, device=device), torch.eye(size, device=device)[:, None]
-    for first in range(start, start + future, POSITIONS):
-        pos = torch.arange(first, min(first + POSITIONS, start + future), device=device)
-        total = total + rope.rotate(unit.expand(-1, len(pos), -1), pos).sum(1)
-    return total / future
 
 
 @dataclass(frozen=True)
@@ -76,7 +63,7 @@ class ExpectedAttention(Scorer):
 
     def _logits(self, layer: LayerKV, seen: Seen) -> Tensor:
         """Expected logit of each key, [B, Hq, T] float32: the logarithm of the mean of exp(q k) over normally distributed q."""
-        turn = torch.stack([average_rotation(layer.rope, int(n), self.future, seen.q.shape[3], seen.q.device) for n in layer.tokens()])
+        turn = torch.stack([layer.rope.average(int(n) + torch.arange(self.future, device=seen.q.device), seen.q.shape[3]) for n in layer.tokens()])
         n, total, outer = layer.state["expected"]
         mean = total / n.clamp(min=1)
         keys, scale = seen.view.k.float()[:, :, None], seen.rules.scaling

@@ -21,7 +21,7 @@ from kvlab.select import protect
 def snap_votes(seen: Seen, window: int, kernel: int, pool: str) -> Tensor:
     """Votes of the last `window` queries of each query head for each slot before them: [B, Hq, T] float32. Holes and the window's own slots get 0."""
     votes = seen.weights(window)
-    votes = (votes * seen.real[:, None, -votes.shape[2] :, None]).sum(2)
+    votes = votes.mul_(seen.real[:, None, -votes.shape[2] :, None]).sum(2)  # in place: they are many
     # the window stays anyway: its votes for itself must not spill over to the slots just before it
     pos, first = seen.pos(), seen.q_pos.amax(1) + 1 - window
     earlier = ((pos >= 0) & (pos < first.view(-1, 1, 1))).repeat_interleave(seen.groups, dim=1)
