@@ -116,10 +116,13 @@ def compared(ours: list[list[list[int]]], theirs: list[list[list[int]]]) -> dict
 
 
 def clock(seconds: np.ndarray, full: np.ndarray, new: int) -> dict[str, Any]:
-    """Of one clock, seconds [R, side, prompt or tokens]: ratios kvlab / kvpress, each side's tokens against its own full cache, medians."""
+    """Of one clock, seconds [R, side, prompt or tokens]: ratios kvlab / kvpress of the prompt, the tokens and both together, each side's
+    tokens against its own full cache, medians.
+    """
     return {
         "prefill": ratio(seconds[:, 0, 0], seconds[:, 1, 0]),
         "decode": ratio(seconds[:, 0, 1], seconds[:, 1, 1]),
+        "total": ratio(seconds[:, 0].sum(1), seconds[:, 1].sum(1)),
         "decode_of_full": {side: ratio(seconds[:, i, 1], full[:, i, 1]) for i, side in enumerate(("kvlab", "kvpress"))},
         "prefill_s": dict(zip(("kvlab", "kvpress"), np.median(seconds[:, :, 0], axis=0).round(4).tolist(), strict=True)),
         "token_ms": dict(zip(("kvlab", "kvpress"), (np.median(seconds[:, :, 1], axis=0) / new * 1e3).round(3).tolist(), strict=True)),
@@ -219,8 +222,8 @@ def table(figures: dict[str, Any]) -> str:
         f"{setting['threads']} thread(s). Times: CPU time, kvlab / kvpress, median of {setting['rounds']} rounds and its 95 % interval."
         f"{' Both keep the memory they free.' if all(setting['malloc'].values()) else ''}",
         "",
-        "| pair | entries both keep | bytes kvlab | bytes kvpress | prefill | per token | per token of full: kvlab, kvpress |",
-        "|---|---|---|---|---|---|---|",
+        "| pair | entries both keep | bytes kvlab | bytes kvpress | prefill | per token | both | per token of full: kvlab, kvpress |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     said = lambda r: f"{r['median']:.2f} [{r['interval'][0]:.2f}, {r['interval'][1]:.2f}]"  # noqa: E731
     for name, pair in figures["pairs"].items():
@@ -229,7 +232,7 @@ def table(figures: dict[str, Any]) -> str:
         held = [f"{pair['bytes'][side]:,} ({pair['bytes'][side] / full[side]:.1%})" for side in ("kvlab", "kvpress")]
         of_full = cpu["decode_of_full"]
         rows.append(
-            f"| {name} | {same} | {held[0]} | {held[1]} | {said(cpu['prefill'])} | {said(cpu['decode'])} | "
+            f"| {name} | {same} | {held[0]} | {held[1]} | {said(cpu['prefill'])} | {said(cpu['decode'])} | {said(cpu['total'])} | "
             f"{of_full['kvlab']['median']:.2f}, {of_full['kvpress']['median']:.2f} |"
         )
     every = [name for name, pair in figures["pairs"].items() if pair["kvpress"]["every"]]
