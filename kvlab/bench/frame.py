@@ -28,6 +28,14 @@ from kvlab.session import Session, timed
 BLOCK = 16
 """Tokens a side writes before the other has its turn."""
 
+MALLOC = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+"""Settings of glibc's allocator. As they stand, freed memory goes back to the system and faults in anew: up to a seventh of a prompt's time, by chance."""
+
+
+def malloc() -> dict[str, str | None]:
+    """`MALLOC` as this process and its children have them; None: not set."""
+    return {name: os.environ.get(name) for name in MALLOC}
+
 
 def plain_tokens(model: Any, ids: Tensor) -> Iterator[int]:
     """Greedy tokens over transformers' own cache: the first comes with the prompt, each later one costs one call of the model."""
@@ -112,7 +120,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         "same_tokens": same,
         "setting": {
             "model": args.model, "prompt": args.prompt, "new": args.new, "rounds": args.rounds, "block": BLOCK,
-            "device": str(lm.device), "dtype": lm.dtype, "threads": torch.get_num_threads(),
+            "device": str(lm.device), "dtype": lm.dtype, "threads": torch.get_num_threads(), "malloc": malloc(),
         },
         "machine": {"cores": os.cpu_count(), "load_before": before, "load_after": os.getloadavg()},
         "versions": versions(),

@@ -21,15 +21,12 @@ import numpy as np
 import torch
 
 from kvlab.bench._pairs import PAIRS, Pair
-from kvlab.bench.frame import BLOCK, ratio
+from kvlab.bench.frame import BLOCK, malloc, ratio
 from kvlab.calibration import artefact
 from kvlab.engine import kept_positions, versions
 from kvlab.models import DATA, LM, load
 from kvlab.session import Session, timed
 from kvlab.tasks import find
-
-MALLOC = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
-"""Of glibc, for both processes. As they stand, freed memory goes back to the system and faults in anew: up to a seventh of a prompt's time, by chance."""
 
 WORKER = Path(__file__).parent / "_kvpress.py"
 
@@ -177,7 +174,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         "pairs": found,
         "setting": {
             "model": "bundled", "prompt": args.prompt, "budget": args.budget, "new": args.new, "rounds": args.rounds, "block": BLOCK,
-            "device": "cpu", "dtype": "float32", "threads": torch.get_num_threads(), "malloc": {name: os.environ.get(name) for name in MALLOC},
+            "device": "cpu", "dtype": "float32", "threads": torch.get_num_threads(), "malloc": malloc(),
         },
         "machine": {"cores": os.cpu_count(), "load_before": before, "load_after": os.getloadavg()},
         "versions": versions(),
