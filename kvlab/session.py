@@ -98,6 +98,7 @@ class Session:
         many methods listen to, is a whole one.
         """
         total = ids.shape[1]
+        self.step += self.turn > 0  # a later prompt's end writes the token after the last one
         cuts = list(range(total % self.chunk or self.chunk, total, self.chunk))
         for start, stop in zip([0, *cuts], [*cuts, total], strict=True):
             end = stop == total

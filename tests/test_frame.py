@@ -585,6 +585,20 @@ def test_a_recorder_notes_who_left_when_and_with_what_score(lm: LM) -> None:
     assert trace.resident.tolist() == [3 * 2 * 10 * (2 * 16 * 4 + 4), 3 * 2 * 11 * (2 * 16 * 4 + 4)] and trace.peak >= trace.resident.max()
 
 
+def test_a_second_prompt_ends_with_a_step_of_its_own(lm: LM) -> None:
+    recorder = Recorder(3, 2, 40)
+    session = Session(lm, make("snapkv", "10t", {"window": 4}), recorder=recorder)
+    ids, written = torch.arange(37)[None], []
+    for call in (lambda: session.prefill(ids[:, :20]), lambda: session.decode(torch.tensor([1])), lambda: session.prefill(ids[:, 20:])):
+        call()
+        written.append(recorder.step(session.cache, 1, -1.0, 0.1)["born"])
+    session.decode(torch.tensor([1]))
+    recorder.step(session.cache, 1, -1.0, 0.1)
+    assert sorted(recorder.rows) == [0, 1, 2, 3] and written == [20, 21, 38]
+    assert [round(float(recorder.rows[step].sum())) for step in range(4)] == [3 * 2] * 4  # each query's weights, none over another's
+    assert recorder.rows[1][..., :20].any() and (recorder.rows[1][..., 21:] == 0).all() and recorder.rows[2][..., 21:38].any()
+
+
 # views of what changed
 
 

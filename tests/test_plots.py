@@ -94,6 +94,18 @@ def test_noise_is_shown_as_it_was_measured() -> None:
     assert list(line.y) == own["mean"].tolist() and line.line.shape is None and not own["mean"].is_monotonic_increasing
 
 
+@pytest.mark.parametrize("figure", [plots.quality, plots.tasks])
+def test_a_line_joins_the_budgets_of_one_setting(figure: Callable) -> None:
+    def lines(table: pd.DataFrame) -> int:
+        return sum(len(trace.x) > 1 for trace in traces(figure(table), "line"))
+
+    table = fake.points().assign(knobs="{}")
+    level = table[table["method"] == "lagkv"].assign(knobs='{"lag": 64}', mean=lambda own: own["mean"] + 0.01)
+    assert lines(pd.concat([table, level], ignore_index=True)) == lines(table) + 1
+    # bits are a knob and no budget: one line goes through them
+    assert lines(table[table["method"].isin(["full", "kivi"])].assign(budget=None, knobs=["{}", '{"bits": 4}', '{"bits": 2}'])) == 1
+
+
 def test_the_front_is_a_staircase_and_may_be_left_out() -> None:
     table = fake.points()
     stairs = traces(plots.quality(table), "front")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from html import escape
+from itertools import product
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -11,7 +12,7 @@ from plotly.subplots import make_subplots
 
 from kvlab.plots import words
 from kvlab.plots.looks import FADED, blank, faded, label, look, plain_key, rgba
-from kvlab.plots.points import AXES, check, comparable, pareto, shown, single
+from kvlab.plots.points import AXES, check, comparable, curves, pareto, shown, single
 from kvlab.plots.scales import bytes_scale, is_share, quality_scale, score, share_scale
 from kvlab.plots.words import custom, hover
 from kvlab.ui.palette import colour
@@ -85,8 +86,8 @@ def _line(figure: go.Figure, line: pd.DataFrame, rows: pd.DataFrame, best: set[i
     alone = single(line).tolist()
     imported = line["source"].iloc[0] == "imported"
     if not imported:
-        curve = line[~single(line)]
-        for hue, dash in ((mark.fill, None), (mark.edge, "6px,6px")) if mark.composed else ((mark.fill, None),):
+        strokes = ((mark.fill, None), (mark.edge, "6px,6px")) if mark.composed else ((mark.fill, None),)
+        for curve, (hue, dash) in product(curves(line[~single(line)]), strokes):
             figure.add_scatter(x=curve["x"], y=curve["mean"], mode="lines", hoverinfo="skip", meta="line", **where,
                                line={"color": rgba(hue, 0.9 if any(on) else FADED), "width": 1.5, "dash": dash})  # fmt: skip
     hollow = [one or imported for one in alone]

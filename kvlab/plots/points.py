@@ -60,6 +60,13 @@ def single(points: pd.DataFrame) -> pd.Series:
     return (points["n"] <= 1) | (points["interval"] == "single")
 
 
+def curves(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    """The lines through one method's rows: where budgets differ and `knobs` are told, one for each setting of these; else one through all rows."""
+    if "knobs" not in rows or rows["budget"].nunique() < 2:
+        return [rows]
+    return [part for _, part in rows.groupby("knobs", sort=False, dropna=False)]
+
+
 def comparable(points: pd.DataFrame) -> pd.Series:
     """Which points may stand on a front: measured here, and on more than one prompt."""
     return (points["source"] == "measured") & ~single(points)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pandas as pd
 import plotly.graph_objects as go
 
 from kvlab.plots import words
 from kvlab.plots.looks import FADED, Look, blank, faded, key, label, look, rgba, size
 from kvlab.plots.naming import name_lines
-from kvlab.plots.points import AXES, comparable, panel, pareto, single
+from kvlab.plots.points import AXES, comparable, curves, panel, pareto, single
 from kvlab.plots.scales import Scale, bytes_scale, is_share, quality_scale, score, share_scale
 from kvlab.plots.words import custom, hover
 from kvlab.ui.marks import GROUPS
@@ -85,8 +87,8 @@ def _series(figure: go.Figure, table: pd.DataFrame, scheme: str) -> list[pd.Data
         if rows["source"].iloc[0] == "imported":
             _imported(figure, rows, mark, table, scheme)
             continue
-        curve = rows[~single(rows)]
-        for hue, dash in ((mark.fill, None), (mark.edge, "8px,8px")) if mark.composed else ((mark.fill, None),):
+        strokes = ((mark.fill, None), (mark.edge, "8px,8px")) if mark.composed else ((mark.fill, None),)
+        for curve, (hue, dash) in product(curves(rows[~single(rows)]), strokes):
             figure.add_scatter(x=curve["x"], y=curve["mean"], mode="lines", hoverinfo="skip", name=rows["title"].iloc[0], meta="line",
                                line={"color": rgba(hue, 0.95 if strong else FADED), "width": 2.2 if strong else 1.5, "dash": dash})  # fmt: skip
         _bars(figure, rows, mark)

@@ -1,6 +1,7 @@
 // who holds what: one row per layer and KV head, one column per token; the attention below shares the columns
 
 const LEAST_COLUMN = 1.5; // px; below it the map shows a window of the tokens, and a mini map shows all of them
+const KEPT = 100; // px, the bar of a full head; five digits fit beside it
 
 class KeptMap {
   constructor(app) {
@@ -185,7 +186,7 @@ class KeptMap {
 
   kept(g, run, c, { r, y, h }) { // the ragged bar: outline all tokens, fill what is kept
     if (this.right < 100) return;
-    const x = this.gutter + this.width + 22, wide = 112, bar = Math.min(10, h - 2), top = y + (h - bar) / 2, chosen = r === this.app.row();
+    const x = this.gutter + this.width + 22, wide = KEPT, bar = Math.min(10, h - 2), top = y + (h - bar) / 2, chosen = r === this.app.row();
     g.strokeStyle = c.edge;
     g.lineWidth = 1;
     g.strokeRect(x + 0.5, top + 0.5, wide - 1, bar - 1);
@@ -208,7 +209,7 @@ class KeptMap {
       g.stroke();
     }
     if (this.right > 100 && plain.length) {
-      const x = this.gutter + this.width + 22, even = run.kept.reduce((a, b) => a + b, 0) / run.R, at = Math.min(x + 111.5, x + (112 * even) / Math.max(1, run.born_));
+      const x = this.gutter + this.width + 22, even = run.kept.reduce((a, b) => a + b, 0) / run.R, at = Math.min(x + KEPT - 0.5, x + (KEPT * even) / Math.max(1, run.born_));
       label(g, c, "kept per head", x, 26, "left");
       const uneven = Math.max(...run.kept) > Math.min(...run.kept);
       if (uneven) dotted(g, c.ink, at, first.y - 6, at, bottom + 4);

@@ -88,7 +88,8 @@ class Heads {
   }
   tell(r) {
     const { run } = this.app, small = this.grid.classList.contains("small"), at = r >= 0 ? r : this.app.row(), word = this.words();
-    this.sub.textContent = small ? `${run.name(at)}: ${percent(this.value(at))} ${word}` : word;
+    // where every cell shows its value, the list above already names it
+    this.sub.textContent = small ? `${run.name(at)}: ${percent(this.value(at))} ${word}` : word === METRICS[this.metric].name ? "" : word;
   }
 }
 
