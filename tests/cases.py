@@ -121,6 +121,9 @@ CASES = [
     Case("mergear", None, {"alike": 0.3}, full=(None, {"alike": 1.1}), formula=0.4),
     Case("quest", None, {"page": 4, "dense": 1}, full=(None, {"share": 1})),
     Case("xkv", None, {"group": 2}, full=(None, {"key_rank": 1, "value_rank": 1})),
+    Case("palu", None, {"block": 4, **SHORT}, full=(None, {"share": 1, **SHORT}), bound=1e-4),
+    Case("palu", None, {"heads": 1, "search": "uniform", "block": 4, "bits": 4, "window": 5, "sinks": 2, **SHORT},
+         full=(None, {"share": 1, "heads": 1, "search": "uniform", **SHORT}), bound=1e-4),
     Case("kvsharer", None, {"share": 0.34, "threshold": -1, "passages": 4, "length": 16}, full=(None, {"threshold": 1.05, "passages": 4, "length": 16})),
     Case("tova", "0.25", full=("1.0", {}), drops=True, nests=True),
     # the tiny model normalises its keys to one length: all tokens tie, and all heads keep the same ones and share one list of positions

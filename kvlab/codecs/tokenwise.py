@@ -47,6 +47,10 @@ class Tokenwise(Coder):
         """Column -> codec. A column without one stays raw. `layer` None: for the byte formula."""
         raise NotImplementedError
 
+    def planned(self, geometry: Geometry) -> dict[str, Codec]:
+        """`codecs` for the byte formula, where they depend on the model."""
+        return self.codecs(None)
+
     def tables(self, layer: LayerKV, name: str, rows: Tensor, lens: Tensor) -> tuple[Tensor, ...]:
         """What the codec of a column holds once for each head: tensors [B * H, ...]. Asked at every flush; frozen by the caller."""
         return ()
@@ -85,7 +89,7 @@ class Tokenwise(Coder):
         size, item, heads = geometry.head_dim, geometry.itemsize, geometry.kv_heads
         coded = max(0, slots - self.window)
         exact, total = min(self.sinks, coded), heads * slots * 2 * size * item + 4 * slots
-        for codec in self.codecs(None).values():
+        for codec in self.planned(geometry).values():
             row = codec.row_bytes(heads * size, item) if codec.joint else heads * codec.row_bytes(size, item)
             total += (coded - exact) * (row - heads * size * item)
             total += -(-heads * coded // 8) if self.sinks else 0
@@ -94,7 +98,7 @@ class Tokenwise(Coder):
     def torn_bytes(self, slots: float, geometry: Geometry) -> float:
         # the place of every row among the vectors; how many vectors some head still needs is up to the text
         coded = max(0, slots - self.window)
-        return sum(4 * geometry.kv_heads * (coded - min(self.sinks, coded)) for codec in self.codecs(None).values() if codec.joint)
+        return sum(4 * geometry.kv_heads * (coded - min(self.sinks, coded)) for codec in self.planned(geometry).values() if codec.joint)
 
 
 @dataclass(frozen=True)
