@@ -120,6 +120,8 @@ CASES = [
     # how often a token comes again is up to the text: the formula says what it costs when none does
     Case("mergear", None, {"alike": 0.3}, full=(None, {"alike": 1.1}), formula=0.4),
     Case("quest", None, {"page": 4, "dense": 1}, full=(None, {"share": 1})),
+    Case("clusterkv", None, {"size": 4, "sinks": 4, "window": 3, "dense": 1}, full=(None, {"share": 1})),
+    Case("snapkv+clusterkv", "0.5", {"snapkv.window": 8, "size": 4, "sinks": 4, "clusterkv.window": 3, "dense": 1}),
     Case("xkv", None, {"group": 2}, full=(None, {"key_rank": 1, "value_rank": 1})),
     Case("palu", None, {"block": 4, **SHORT}, full=(None, {"share": 1, **SHORT}), bound=1e-4),
     Case("palu", None, {"heads": 1, "search": "uniform", "block": 4, "bits": 4, "window": 5, "sinks": 2, **SHORT},

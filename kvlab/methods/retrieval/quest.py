@@ -19,6 +19,7 @@ from kvlab.cache import LayerKV
 from kvlab.column import Encode
 from kvlab.geometry import Geometry
 from kvlab.method import Method, knob
+from kvlab.methods.retrieval._part import listed, part
 from kvlab.select import keep_top
 from kvlab.store import Pages, Store, View
 
@@ -91,36 +92,7 @@ class Paged(Store):
 
     def select(self, lists: Tensor) -> View:
         """The slots of the pages in `lists` [B, Hq, n] int32 (-1: none): a view with Hq heads."""
-        held, lens = self.view(), self.lens()
-        group = lists.shape[1] // lens.shape[1]
-        spread = lambda x: x.repeat_interleave(group, dim=1)  # noqa: E731
-        slots = (lists.long()[..., None] * self.size + torch.arange(self.size, device=lists.device)).flatten(2)
-        real = (slots >= 0) & (slots < spread(lens)[..., None])
-        slots = slots.clamp(0, held.k.shape[2] - 1)
-        pos = torch.where(real, spread(held.pos.expand(-1, lens.shape[1], -1)).gather(2, slots), -1)
-        k, v = (_gather(x, slots) for x in held[:2])
-        bias = None if held.bias is None else spread(held.bias).gather(2, slots)
-        return View(k, v, pos, bool((pos < 0).any()), self._touched(slots, real), bias)
-
-    def _touched(self, slots: Tensor, real: Tensor) -> int:
-        """Bytes read: all page bounds, and of the rest the share of slots that some query head of a KV head looks at."""
-        lens = self.lens()
-        read = torch.zeros(*slots.shape[:2], len(self), dtype=torch.int32, device=slots.device).scatter_reduce(2, slots, real.int(), "amax")
-        distinct = int(read.unflatten(1, (lens.shape[1], -1)).amax(2).sum())
-        index = self.high.nbytes + self.low.nbytes
-        return index + round((self.nbytes() - index) * distinct / int(lens.sum()))
-
-
-def listed(pages: Tensor) -> Tensor:
-    """Pages chosen, [B, Hq, pages] bool, as lists in order: [B, Hq, n] int32, -1 behind the end of a short one."""
-    first = pages.long().argsort(dim=-1, descending=True, stable=True)[..., : int(pages.sum(-1).max())]
-    return torch.where(pages.gather(2, first), first, -1).int()
-
-
-def _gather(x: Tensor, slots: Tensor) -> Tensor:
-    """Rows of `x` [B, H, T, D] for every query head: slots [B, Hq, n] -> [B, Hq, n, D]."""
-    grouped = slots.unflatten(1, (x.shape[1], -1))[..., None].expand(-1, -1, -1, -1, x.shape[-1])
-    return x[:, :, None].expand(-1, -1, grouped.shape[2], -1, -1).gather(3, grouped).flatten(1, 2)
+        return part(self, lists, self.size, self.high.nbytes + self.low.nbytes)
 
 
 @dataclass(frozen=True)
