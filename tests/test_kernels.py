@@ -213,6 +213,7 @@ def interpreted() -> dict[str, Any]:
 
 PAGED = [(False, False), (True, False), (True, True)]
 MODELS = {"kivi": {"bits": "4", "group": "16", "residual": "16"}, "quest": {"page": "4", "dense": "1", "share": "0.3"}}
+MODELS["clusterkv"] = {"size": "4", "sinks": "2", "dense": "1", "share": "0.3"}  # pages of one slot
 
 
 def through_a_model(name: str, knobs: dict[str, str]) -> float:
