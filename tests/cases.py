@@ -122,6 +122,8 @@ CASES = [
     Case("quest", None, {"page": 4, "dense": 1}, full=(None, {"share": 1})),
     Case("clusterkv", None, {"size": 4, "sinks": 4, "window": 3, "dense": 1}, full=(None, {"share": 1})),
     Case("snapkv+clusterkv", "0.5", {"snapkv.window": 8, "size": 4, "sinks": 4, "clusterkv.window": 3, "dense": 1}),
+    Case("magicpig", None, {"bits": 3, "tables": 9, "recent": 8}, full=(None, {"bits": 0})),
+    Case("snapkv+magicpig", "0.5", {"window": 8, "bits": 3, "tables": 9, "recent": 8}),
     Case("xkv", None, {"group": 2}, full=(None, {"key_rank": 1, "value_rank": 1})),
     Case("palu", None, {"block": 4, **SHORT}, full=(None, {"share": 1, **SHORT}), bound=1e-4),
     Case("palu", None, {"heads": 1, "search": "uniform", "block": 4, "bits": 4, "window": 5, "sinks": 2, **SHORT},

@@ -1,6 +1,8 @@
-"""ClusterKV: the worked examples of its card, plain loops beside what is fast, and what the trace says of it."""
+"""ClusterKV and MagicPIG: the worked examples of their cards, plain loops beside what is fast, and what the trace says of them."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
@@ -9,9 +11,11 @@ import torch.nn.functional as F
 from conftest import tiny
 from torch import Tensor
 
+from kvlab.attention import Rules, attend
 from kvlab.method import Method
 from kvlab.methods.retrieval._part import listed
 from kvlab.methods.retrieval.clusterkv import Clustered, ClusterKV, chosen, kmeans, nearest
+from kvlab.methods.retrieval.magicpig import Hashed, MagicPIG, chance, codes
 from kvlab.models import LM
 from kvlab.phase import Phase
 from kvlab.predict import predicted_bytes
@@ -53,7 +57,8 @@ def ready(method: Method, lm: LM | None = None, prompt: int = PROMPT) -> Session
 
 def read(session: Session, q: Tensor, layer: int = 1) -> View:
     """What queries [1, Hq, 1, D] look at in a layer."""
-    return session.method.read(session.cache.layers[layer], q, torch.tensor([[int(session.cache.tokens[0])]])).view()
+    found = session.method.read(session.cache.layers[layer], q, torch.tensor([[int(session.cache.tokens[0])]]))
+    return found if isinstance(found, View) else found.view()
 
 
 def heads_of(view: View) -> list[list[int]]:
@@ -61,7 +66,7 @@ def heads_of(view: View) -> list[list[int]]:
     return [[p for p in head if p >= 0] for head in view.pos[0].tolist()]
 
 
-# k-means
+# ClusterKV: k-means
 
 
 def slow_kmeans(x: Tensor, count: int) -> list[Tensor]:
@@ -93,7 +98,7 @@ def test_kmeans_of_nothing_and_of_equal_rows() -> None:
     assert torch.equal(same, torch.ones(3, 4)) and nearest(torch.ones(6, 4), same).tolist() == [0] * 6  # ties: the first
 
 
-# which slots
+# ClusterKV: which slots
 
 
 def slow_chosen(q: Tensor, centroids: Tensor, labels: Tensor, take: Tensor) -> Tensor:
@@ -143,7 +148,7 @@ def test_lists_are_in_order_and_filled_up() -> None:
     assert listed(torch.tensor([[[0, 1, 0, 1], [1, 0, 0, 0]]]).bool()).tolist() == [[[1, 3], [0, -1]]]
 
 
-# a run
+# ClusterKV: a run
 
 
 @pytest.mark.parametrize("share, size, sinks", [(0.3, 4, 4), (0.11, 7, 3), (0.9, 16, 0), (0.5, 1, 5), (0.05, 4, 16)])
@@ -307,16 +312,184 @@ def test_the_first_layers_read_all_and_hold_no_index() -> None:
     assert [layer.cache.method.read(layer, q, torch.tensor([[PROMPT]])) is None for layer in layers] == [True, True, False]
 
 
+# MagicPIG
+
+
+def pair(p: float) -> Tensor:
+    """Two vectors [2, 3] whose signs agree at a random plane with chance `p`."""
+    angle = math.pi * (1 - p)
+    return torch.tensor([[1.0, 0.0, 0.0], [math.cos(angle), math.sin(angle), 0.0]])
+
+
+def drawn(draws: int, tables: int, bits: int, size: int = 3) -> Tensor:
+    return torch.randn(draws, size, tables * bits, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_chances_of_the_card() -> None:
+    cosine = torch.cos(math.pi * (1 - torch.tensor([0.5, 0.7, 0.9], dtype=torch.float64)))
+    assert chance(cosine, 10, 150).tolist() == pytest.approx([0.0097, 0.927, 1.0], abs=1e-3)
+    assert chance(torch.tensor([1.0000001, -1.0000001]), 3, 5).tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("p, bits, tables", [(0.9, 4, 3), (0.7, 3, 9), (0.5, 2, 5), (0.97, 10, 4)])
+def test_over_many_planes_the_chance_is_how_often_two_tables_agree(p: float, bits: int, tables: int) -> None:
+    x = pair(p)
+    found = codes(x, drawn(20_000, tables, bits), bits)  # [20000, 2, tables]
+    hits = ((found[:, 0] == found[:, 1]).sum(-1) >= 2).float().mean()
+    want = chance(torch.cosine_similarity(x[0], x[1], dim=0), bits, tables)
+    assert 0.02 < want < 0.98 and float(hits) == pytest.approx(float(want), abs=0.015)
+
+
+def test_codes_equal_a_loop_over_planes() -> None:
+    x, planes = torch.randn(7, 5), torch.randn(5, 4 * 15)
+    want = [[sum(2**i for i in range(15) if float(row @ planes[:, table * 15 + i]) > 0) for table in range(4)] for row in x]
+    assert codes(x, planes, 15).tolist() == want and codes(x, planes, 15).dtype == torch.int16
+
+
+def test_numerator_and_denominator_are_unbiased_and_their_quotient_is_not() -> None:
+    """The card's fourth test, on 24 keys, without what is added to a chance before its log."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(8), torch.randn(24, 8), torch.randn(24, 3)
+    k = k - k.mean(0)
+    found = codes(torch.cat([q[None], k]), drawn(60_000, 6, 2, 8), 2)
+    sampled = (found[:, :1] == found[:, 1:]).sum(-1) >= 2
+    weights = (k @ q / 8**0.5).exp() * sampled / chance(torch.cosine_similarity(q[None], k, dim=-1), 2, 6)
+    dense = (k @ q / 8**0.5).softmax(-1) @ v
+    apart = weights.mean(0) @ v / weights.mean(0).sum()
+    outputs = (weights @ v / weights.sum(-1, keepdim=True).clamp(min=1e-9))[sampled.any(-1)].mean(0)
+    assert (apart - dense).norm() < 0.02 * dense.norm() < (outputs - dense).norm() * 2
+    assert (outputs - dense).norm() > 2 * (apart - dense).norm()
+
+
+def slow_magicpig(session: Session, q: Tensor, layer: int = 1) -> tuple[Tensor, list[list[int]]]:
+    """The card, step by step and head by head: all keys less their mean, a mask, a correction, one softmax. The output and the positions read."""
+    method, store = session.method, session.cache.layers[layer].store
+    whole, tokens, group = store.view(), PROMPT, q.shape[1] // 2
+    out, places = [], []
+    for head in range(q.shape[1]):
+        k, v, own = whole.k[0, head // group], whole.v[0, head // group], q[0, head, 0]
+        middle = range(method.sinks, tokens - method.recent)
+        k = k - k[list(middle)].mean(0)
+        logits = k @ own / 4  # 16 channels
+        mine, read_ = codes(own, store.planes, method.bits), []
+        for slot in range(len(k)):
+            if slot not in middle:
+                read_.append(slot)
+            elif int((codes(k[slot], store.planes, method.bits) == mine).sum()) >= 2:
+                p = 1 - math.acos(float(F.cosine_similarity(own, k[slot], dim=0))) / math.pi
+                same, tables = p**method.bits, method.tables
+                logits[slot] -= math.log(1 - (1 - same) ** tables - tables * same * (1 - same) ** (tables - 1) + 1e-4)
+                read_.append(slot)
+            else:
+                logits[slot] = -math.inf
+        out.append(logits.softmax(-1) @ v)
+        places.append(read_)
+    return torch.stack(out), places
+
+
+@pytest.mark.parametrize("bits, tables, sinks, recent", [(3, 9, 4, 8), (5, 33, 0, 0), (1, 2, 3, 70), (10, 40, 1, 17)])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_attention_equals_the_card_step_by_step(groups: int, bits: int, tables: int, sinks: int, recent: int) -> None:
+    torch.manual_seed(bits)
+    session = ready(MagicPIG(bits=bits, tables=tables, sinks=sinks, recent=recent), tiny(groups))
+    session.decode(WRITTEN[:1])
+    q = 2 * torch.randn(1, 2 * groups, 1, 16)
+    view = read(session, q)
+    want, places = slow_magicpig(session, q)
+    assert heads_of(view) == places and any(len(head) < PROMPT + 1 for head in places)
+    out = attend(q, view, torch.tensor([[PROMPT]]), Rules(0.25), fresh=False)
+    assert torch.allclose(out[0, :, 0], want, atol=1e-5)
+
+
+def test_with_one_plane_and_many_tables_all_is_read_and_the_output_dense() -> None:
+    lm = tiny()
+    logits, want = (play(lm, method)[1] for method in (MagicPIG(bits=1, tables=400, sinks=4, recent=8, dense=2), Method()))
+    assert torch.allclose(logits, want, atol=0.02) and not torch.equal(logits, want)
+    assert not torch.allclose(play(lm, MagicPIG(bits=6, tables=8, recent=8))[1], want, atol=0.05)
+
+
+def test_planes_are_one_tensor_and_their_seed_decides() -> None:
+    lm = tiny()
+    stores = [layer.store for layer in ready(MagicPIG(bits=3, tables=9, recent=8), lm).cache.layers]
+    assert [isinstance(store, Hashed) for store in stores] == [False, True, True] and stores[1].planes is stores[2].planes
+    runs = [play(lm, MagicPIG(bits=3, tables=9, recent=8, seed=seed))[1] for seed in (0, 0, 1)]
+    assert torch.equal(runs[0], runs[1]) and not torch.allclose(runs[0], runs[2], atol=1e-3)
+
+
+def test_codes_leave_with_their_slots_and_heads_may_be_uneven() -> None:
+    torch.manual_seed(0)
+    session = ready(MagicPIG(bits=3, tables=9, recent=8))
+    store = session.cache.layers[1].store
+    before, mask = store.codes.dense(), torch.rand(1, 2, PROMPT) < torch.tensor([0.3, 0.8])[:, None]
+    q = torch.randn(1, 4, 1, 16)
+    old, snapshot = heads_of(read(session, q)), store.snapshot()
+    for kept in (mask, torch.rand(1, 2, int(mask.sum(-1).max())) < 0.5):
+        held = [store.pos().expand(1, 2, -1)[0, h][:n].tolist() for h, n in enumerate(store.lens()[0].tolist())]
+        store.keep(kept)
+        for h in range(2):
+            stay = [p for p, stays in zip(held[h], kept[0, h].tolist(), strict=False) if stays]
+            early = [p for p in stay if p < PROMPT - 8]
+            assert torch.equal(store.codes.dense()[0, h, : len(early)], before[0, h, early]) and store.codes.lens()[0, h] == len(early)
+            for head in (2 * h, 2 * h + 1):
+                assert heads_of(read(session, q))[head] == [p for p in old[head] if p in stay]
+    assert torch.equal(snapshot.codes.dense(), before) and len(snapshot) == PROMPT
+
+
+def test_rows_of_a_batch_are_hashed_each_by_itself() -> None:
+    lm, method = tiny(), MagicPIG(bits=3, tables=9, recent=40)
+    real = torch.ones_like(IDS)
+    real[1, :50] = 0  # shorter than what is always read
+    session = Session(lm, method, batch=2)
+    logits = [session.prefill(IDS, real), *(session.decode(token.expand(2)) for token in WRITTEN)]
+    assert session.cache.layers[1].store.codes.lens().tolist() == [[40, 40], [0, 0]]
+    for row, start in enumerate((0, 50)):
+        want = play(lm, method, IDS[row : row + 1, start:])[1]
+        assert torch.allclose(torch.stack(logits)[:, row], want[:, 0], atol=1e-4)
+
+
+def test_another_prompt_is_hashed_with_the_first() -> None:
+    session, _ = play(tiny(), MagicPIG(bits=3, tables=9, recent=8))
+    planes = session.cache.layers[1].store.planes
+    session.prefill(IDS[1:, :33])
+    store = session.cache.layers[1].store
+    assert store.planes is planes and store.codes.lens().tolist() == [[PROMPT + STEPS + 33 - 8] * 2]
+    assert torch.allclose(store.mean, store.view().k[:, :, 4 : PROMPT + STEPS + 25].mean(2, keepdim=True), atol=1e-6)
+
+
+def test_bytes_held_and_read_of_codes_by_hand() -> None:
+    lm, method = tiny(groups=1, layers=2), MagicPIG(bits=3, tables=9, recent=8)
+    session = ready(method, lm)
+    slots = 2 * 2 * PROMPT * 16 * 4 + 4 * PROMPT
+    index = 2 * (PROMPT - 8) * 9 * 2 + 2 * 16 * 4 + 16 * 27 * 4  # codes of 9 tables in 16 bits and a mean for 2 heads; the planes
+    assert session.cache.nbytes() == 2 * slots + index == predicted_bytes(method, lm.geometry, PROMPT, PROMPT)
+    view = read(session, torch.randn(1, 2, 1, 16))
+    assert view.touched == index + round(slots * sum(map(len, heads_of(view))) / (2 * PROMPT))
+
+
+def test_the_trace_shows_the_sample() -> None:
+    trace = traced(tiny(), MagicPIG(bits=4, tables=9, sinks=3, recent=8))[1]
+    held = np.stack([trace.held(step) for step in range(STEPS)])
+    assert np.array_equal(trace.read[0], held[0]) and np.array_equal(trace.read[:, 0], held[:, 0])
+    counts = trace.read[1:, 1:].sum(-1)
+    assert (counts < held[1:, 1:].sum(-1)).all() and (counts >= 11).all() and trace.read[..., :3].all() and trace.read[..., PROMPT - 8 : PROMPT].all()
+    assert (trace.touched[1:] < trace.resident[1:]).all() and not (trace.left_at != NEVER).any()
+    assert np.allclose(trace.attention.sum(-1, dtype=np.float32), 1, atol=0.02) and (trace.attention[~trace.read] == 0).all()
+
+
+# together
+
+
 PAIRS = ["snapkv+clusterkv", "clusterkv+snapkv", "kivi+clusterkv", "clusterkv+kivi", "adakv+clusterkv", "h2o+clusterkv", "kvzip+clusterkv"]
 PAIRS += ["kvmerger+clusterkv", "kvsharer+clusterkv", "clusterkv+xkv"]
+PAIRS += [name.replace("clusterkv", "magicpig") for name in PAIRS]
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_it_runs_with_members_of_other_axes(name: str) -> None:
+def test_they_run_with_members_of_other_axes(name: str) -> None:
     lm, names = tiny(layers=4), name.split("+")
     knobs = {
         "clusterkv": {"size": 4, "dense": 0, "share": 0.3, "sinks": 2, "window": 3}, "kivi": {"group": 8, "residual": 16, "bits": 4}, "snapkv": {"window": 8},
-        "adakv": {"window": 8}, "kvsharer": {"passages": 4, "length": 16, "threshold": -1},
+        "adakv": {"window": 8}, "kvsharer": {"passages": 4, "length": 16, "threshold": -1}, "magicpig": {"bits": 4, "tables": 9, "recent": 8},
     }  # fmt: skip
     method = make(name, "0.5" if {"snapkv", "adakv", "h2o", "kvzip", "kvmerger"} & set(names) else None,
                   {f"{part}.{key}": value for part in names for key, value in knobs.get(part, {}).items()})  # fmt: skip
@@ -328,6 +501,7 @@ def test_it_runs_with_members_of_other_axes(name: str) -> None:
     assert torch.isfinite(session.prefill(IDS[1:])).all()
 
 
-def test_quest_and_clusterkv_say_why_they_cannot_run_together() -> None:
-    with pytest.raises(ValueError, match="cannot run together"):
-        make("quest+clusterkv")
+@pytest.mark.parametrize("name", ["quest+clusterkv", "clusterkv+magicpig"])
+def test_two_that_choose_what_is_read_cannot_run_together(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot run together: both decide"):
+        make(name)
