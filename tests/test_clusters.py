@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kvlab.attention import Rules, attend
 from kvlab.method import Method
-from kvlab.methods.retrieval._part import listed
+from kvlab.methods.retrieval._slots import listed
 from kvlab.methods.retrieval.clusterkv import Clustered, ClusterKV, chosen, kmeans, nearest
 from kvlab.methods.retrieval.magicpig import Hashed, MagicPIG, chance, codes
 from kvlab.models import LM
@@ -198,7 +198,7 @@ def test_written_tokens_are_read_until_they_are_clusters() -> None:
     for step in range(1, 15):
         session.decode(WRITTEN[:1] + step)
         store, open_ = session.cache.layers[1].store, step % 6
-        assert store.fresh == open_ and (store.labels()[..., PROMPT:] == 0).sum(-1).tolist() == [[open_, open_]]
+        assert store.since == open_ and (store.labels()[..., PROMPT:] == 0).sum(-1).tolist() == [[open_, open_]]
         assert store.centroids.shape[2] == 20 + step // 6 * 2
         tokens = PROMPT + step
         newest = set(range(tokens - open_, tokens))
@@ -220,14 +220,14 @@ def test_a_question_longer_than_two_windows() -> None:
     session.prefill(IDS[:1], question=True)
     session.ask(IDS[1:, :20])
     store = session.cache.layers[1].store
-    assert store.fresh == 2 and store.centroids.shape[2] == 20 + 2 * 3 and (store.labels()[0, :, -2:] == 0).all() and (store.labels()[0, :, 4:-2] > 0).all()
+    assert store.since == 2 and store.centroids.shape[2] == 20 + 2 * 3 and (store.labels()[0, :, -2:] == 0).all() and (store.labels()[0, :, 4:-2] > 0).all()
 
 
 def test_another_prompt_clusters_everything_anew() -> None:
     session, _ = play(tiny(), ClusterKV(share=0.2, size=4, sinks=4, window=3, dense=0))
     session.prefill(IDS[1:, :33])
     store = session.cache.layers[1].store
-    assert store.fresh == 0 and store.centroids.shape[2] == -(-(PROMPT + STEPS + 33) // 4) and (store.labels()[..., 4:] > 0).all()
+    assert store.since == 0 and store.centroids.shape[2] == -(-(PROMPT + STEPS + 33) // 4) and (store.labels()[..., 4:] > 0).all()
     assert torch.allclose(store.centroids[0, 1], kmeans(store.view().k[0, 1, 4:], store.centroids.shape[2]))
 
 
@@ -357,8 +357,7 @@ def test_numerator_and_denominator_are_unbiased_and_their_quotient_is_not() -> N
     dense = (k @ q / 8**0.5).softmax(-1) @ v
     apart = weights.mean(0) @ v / weights.mean(0).sum()
     outputs = (weights @ v / weights.sum(-1, keepdim=True).clamp(min=1e-9))[sampled.any(-1)].mean(0)
-    assert (apart - dense).norm() < 0.02 * dense.norm() < (outputs - dense).norm() * 2
-    assert (outputs - dense).norm() > 2 * (apart - dense).norm()
+    assert (apart - dense).norm() < 0.005 * dense.norm() and (outputs - dense).norm() > 0.01 * dense.norm()  # measured: 0.0016 and 0.0117
 
 
 def slow_magicpig(session: Session, q: Tensor, layer: int = 1) -> tuple[Tensor, list[list[int]]]:

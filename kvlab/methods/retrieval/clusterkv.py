@@ -20,7 +20,7 @@ from torch import Tensor
 from kvlab.cache import LayerKV
 from kvlab.geometry import Geometry
 from kvlab.method import Method, knob
-from kvlab.methods.retrieval._part import listed, part
+from kvlab.methods.retrieval._slots import listed, read
 from kvlab.phase import Schedule
 from kvlab.seen import Seen
 from kvlab.store import Pages, Store, View
@@ -72,16 +72,16 @@ def chosen(q: Tensor, centroids: Tensor, labels: Tensor, take: Tensor) -> Tensor
 
 
 class Clustered(Store):
-    """A store whose slots are in clusters: `centroids` [B, H, C, D], each slot's cluster in its tag. `fresh`: tokens that came since the last clustering."""
+    """A store whose slots are in clusters: `centroids` [B, H, C, D], each slot's cluster in its tag. `since`: tokens that came since the last clustering."""
 
     def __init__(self) -> None:
         super().__init__()
         self.centroids: Tensor | None = None
-        self.fresh = 0
+        self.since = 0
 
     def append(self, k: Tensor, v: Tensor, pos: Tensor, padded: bool = False) -> None:
         super().append(k, v, pos, padded)
-        self.fresh += k.shape[2]
+        self.since += k.shape[2]
 
     def labels(self) -> Tensor:
         """[B, H, T] int64, 0 behind the end of a short head."""
@@ -106,7 +106,7 @@ class Clustered(Store):
     def select(self, lists: Tensor) -> View:
         """The slots in `lists` [B, Hq, n] int32 (-1: none): a view with Hq heads."""
         tags = sum(tensor.nbytes for tensor in self.columns["cluster"].tensors())
-        return part(self, lists, 1, self.centroids.nbytes + tags)
+        return read(self, lists, 1, self.centroids.nbytes + tags)
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,10 @@ class ClusterKV(Method):
         if not isinstance(store, Clustered):
             return
         if seen.phase.kind == "prefill":
-            store.centroids, store.fresh = None, 0
+            store.centroids, store.since = None, 0
             store.tag("cluster", torch.zeros_like(store.valid(), dtype=torch.float32))
             store.group(self._open(store), -(-store.lens() // self.size))
-        elif self.window and store.fresh >= self.window:
+        elif self.window and store.since >= self.window:
             self._later(store)
 
     def _open(self, store: Clustered) -> Tensor:
@@ -155,7 +155,7 @@ class ClusterKV(Method):
             return
         while bool((due := (waiting := self._open(store)).sum(-1) >= self.window).any()):
             store.group(waiting & due[..., None] & (waiting.cumsum(-1) <= self.window), due * -(-self.window // self.size))
-        store.fresh = int(waiting.sum(-1).max())
+        store.since = int(waiting.sum(-1).max())
 
     def read(self, layer: LayerKV, q: Tensor, q_pos: Tensor) -> Pages | None:
         store = (layer.follows or layer).store

@@ -17,7 +17,7 @@ from kvlab.cache import LayerKV
 from kvlab.column import Column
 from kvlab.geometry import Geometry
 from kvlab.method import Method, knob
-from kvlab.methods.retrieval._part import listed, part
+from kvlab.methods.retrieval._slots import listed, read
 from kvlab.phase import Schedule
 from kvlab.seen import Seen
 from kvlab.store import Store, View
@@ -79,7 +79,7 @@ class Hashed(Store):
 
     def select(self, lists: Tensor) -> View:
         """The slots in `lists` [B, Hq, n] int32 (-1: none): a view with Hq heads."""
-        return part(self, lists, 1, sum(tensor.nbytes for tensor in self._index()))
+        return read(self, lists, 1, sum(tensor.nbytes for tensor in self._index()))
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,9 @@ class MagicPIG(Method):
     year = 2024
     needs = ("queries",)
     departs = (
-        "Everything is on one device, and codes are compared one by one instead of looked up in hash tables. Keys are held as they are: only hashing and "
-        "angles take their mean off, which moves all logits of a query alike. An entry that several query heads of a KV head look at counts as read once."
+        "Everything is on one device, and codes are compared one by one instead of looked up in hash tables, so codes count as cache: 300 bytes a token and "
+        "KV head at 150 tables. Keys are held as they are: only hashing and angles take their mean off, which moves all logits of a query alike. "
+        "An entry that several query heads of a KV head look at counts as read once."
     )
     schedule = Schedule(prefill=True)
 

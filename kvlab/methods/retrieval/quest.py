@@ -19,7 +19,7 @@ from kvlab.cache import LayerKV
 from kvlab.column import Encode
 from kvlab.geometry import Geometry
 from kvlab.method import Method, knob
-from kvlab.methods.retrieval._part import listed, part
+from kvlab.methods.retrieval._slots import listed, read
 from kvlab.select import keep_top
 from kvlab.store import Pages, Store, View
 
@@ -91,8 +91,8 @@ class Paged(Store):
         return super().tensors() + ([] if self.high is None else [self.high, self.low])
 
     def select(self, lists: Tensor) -> View:
-        """The slots of the pages in `lists` [B, Hq, n] int32 (-1: none): a view with Hq heads."""
-        return part(self, lists, self.size, self.high.nbytes + self.low.nbytes)
+        """The slots of the pages in `lists` [B, Hq, n] int32 (-1: none): a view with Hq heads. All page bounds are read to choose them."""
+        return read(self, lists, self.size, self.high.nbytes + self.low.nbytes)
 
 
 @dataclass(frozen=True)
