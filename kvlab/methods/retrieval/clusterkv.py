@@ -60,7 +60,6 @@ def chosen(q: Tensor, centroids: Tensor, labels: Tensor, take: Tensor) -> Tensor
     group = q.shape[1] // labels.shape[1]
     spread = lambda x: x.repeat_interleave(group, dim=1)  # noqa: E731
     sizes = torch.zeros(*centroids.shape[:2], centroids.shape[2] + 1, dtype=torch.int64, device=q.device).scatter_add_(2, labels, torch.ones_like(labels))
-    sizes[..., 0] = 0
     sizes, labels = spread(sizes), spread(labels)
     scores = (q.float().view(*centroids.shape[:2], group, -1) @ centroids.float().mT).flatten(1, 2)
     order = scores.argsort(dim=-1, descending=True, stable=True) + 1

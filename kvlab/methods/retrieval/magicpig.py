@@ -59,7 +59,7 @@ class Hashed(Store):
 
     def keep(self, mask: Tensor) -> None:
         if self.codes.all_parts():
-            self.codes.keep((mask & self.valid())[..., : int(self.codes.lens().max())])
+            self.codes.keep(mask[..., : int(self.codes.lens().max())])
         super().keep(mask)
 
     def hash(self, planes: Tensor, bits: int, first: int, before: Tensor) -> None:
