@@ -35,17 +35,15 @@ def nearest(x: Tensor, centroids: Tensor) -> Tensor:
 
 
 def kmeans(x: Tensor, count: int) -> Tensor:
-    """Centroids [count, D] of the rows of `x` [N, D] float32: rows belong by cosine, a centroid is the mean of its rows. It starts from rows at even distances.
+    """Centroids [count, D] of the rows of `x` [N, D] float32: rows belong by cosine, a centroid is the mean of its rows, if it has any.
 
-    A centroid that no row belongs to stays where it was.
+    It starts from rows at even distances. N is at least one.
     """
-    if not len(x):
-        return x.new_zeros(count, x.shape[1])
     centroids = x[torch.arange(count, device=x.device) * len(x) // count]
     for _ in range(ROUNDS):
         member = F.one_hot(nearest(x, centroids), count).to(x.dtype)
         size = member.sum(0)[:, None]
-        moved = torch.where(size > 0, member.mT @ x / size.clamp(min=1), centroids)  # a product, not a scatter: the same sums on every device and run
+        moved = torch.where(size > 0, member.mT @ x / size.clamp(min=1), centroids)  # a product and no scatter: the same sums in every run
         if torch.equal(moved, centroids):
             break
         centroids = moved
