@@ -183,9 +183,10 @@ class Method:
             self.compress(layer, seen)
 
     def phases(self) -> str:
-        """When it acts, for a person: its schedule, or else the hook that needs none."""
+        """When it acts, for a person: its schedule, and the hooks that need none."""
         said = self.schedule.words()
-        return said if said != "nothing" else ", ".join(word for hook, word in _UNSCHEDULED.items() if overrides(self, hook)) or said
+        hooks = [word for hook, word in _UNSCHEDULED.items() if overrides(self, hook)]
+        return ", ".join([said, *hooks] if said != "nothing" else hooks) or said
 
     def knobs(self) -> dict[str, Any]:
         """Knob name -> value, budgets in their short form."""
