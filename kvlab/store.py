@@ -89,7 +89,11 @@ class Store:
             if name == "pos":
                 column.append(pos[:, None])
             else:
-                column.append(k if name == "k" else v if name == "v" else k.new_zeros(*k.shape[:3], dtype=torch.float32))
+                column.append(k if name == "k" else v if name == "v" else self.fresh(name, k))
+
+    def fresh(self, name: str, k: Tensor) -> Tensor:
+        """What new slots with keys `k` [B, H, t, D] hold in a column of another name: [B, H, t, ...]. A tag starts at zero."""
+        return k.new_zeros(*k.shape[:3], dtype=torch.float32)
 
     def lens(self) -> Tensor:
         """Slots held by each (b, h), holes of padding included: [B, H] int64."""

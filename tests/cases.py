@@ -120,6 +120,10 @@ CASES = [
     # how often a token comes again is up to the text: the formula says what it costs when none does
     Case("mergear", None, {"alike": 0.3}, full=(None, {"alike": 1.1}), formula=0.4),
     Case("quest", None, {"page": 4, "dense": 1}, full=(None, {"share": 1})),
+    Case("hata", None, {"dense": 1, "bits": 32, "epochs": 2, **SHORT}, full=(None, {"share": 1, "bits": 32, "epochs": 0})),
+    Case("hata", None, {"dense": 0, "share": 0.1, "norm": False, "sinks": 2, "recent": 3, "epochs": 0}, full=(None, {"share": 1, "norm": False, "epochs": 0})),
+    Case("snapkv+hata", "0.5", {"window": 8, "dense": 0, "bits": 64, "epochs": 0}),
+    Case("adakv+hata", "0.25", {"window": 8, "dense": 0, "bits": 32, "epochs": 0}, formula=0.03),
     Case("xkv", None, {"group": 2}, full=(None, {"key_rank": 1, "value_rank": 1})),
     Case("palu", None, {"block": 4, **SHORT}, full=(None, {"share": 1, **SHORT}), bound=1e-4),
     Case("palu", None, {"heads": 1, "search": "uniform", "block": 4, "bits": 4, "window": 5, "sinks": 2, **SHORT},
