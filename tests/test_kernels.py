@@ -212,8 +212,10 @@ def interpreted() -> dict[str, Any]:
 
 
 PAGED = [(False, False), (True, False), (True, True)]
-MODELS = {"kivi": {"bits": "4", "group": "16", "residual": "16"}, "quest": {"page": "4", "dense": "1", "share": "0.3"}}
-MODELS["clusterkv"] = {"size": "4", "sinks": "2", "dense": "1", "share": "0.3"}  # pages of one slot
+MODELS = {
+    "kivi": {"bits": "4", "group": "16", "residual": "16"}, "quest": {"page": "4", "dense": "1", "share": "0.3"},
+    "clusterkv": {"size": "4", "sinks": "2", "dense": "1", "share": "0.3"}, "hata": {"epochs": "0", "dense": "1", "share": "0.3"},  # pages of one slot
+}  # fmt: skip
 
 
 def through_a_model(name: str, knobs: dict[str, str]) -> float:
