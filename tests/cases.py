@@ -124,6 +124,10 @@ CASES = [
     Case("hata", None, {"dense": 0, "share": 0.1, "norm": False, "sinks": 2, "recent": 3, "epochs": 0}, full=(None, {"share": 1, "norm": False, "epochs": 0})),
     Case("snapkv+hata", "0.5", {"window": 8, "dense": 0, "bits": 64, "epochs": 0}),
     Case("adakv+hata", "0.25", {"window": 8, "dense": 0, "bits": 32, "epochs": 0}, formula=0.03),
+    Case("infllm", None, {"sinks": 3, "local": 20, "block": 5, "blocks": 3, "best": 2}, full=(None, {"local": 128})),
+    Case("infllm", None, {"sinks": 0, "local": 9, "block": 8, "blocks": 0, "best": 1}),
+    # of a prompt in one piece attention is counted on what was left of it
+    Case("snapkv+infllm", "0.5", {"snapkv.window": 8, "sinks": 3, "local": 20, "block": 5, "blocks": 3, "best": 2}, chunked=False),
     Case("xkv", None, {"group": 2}, full=(None, {"key_rank": 1, "value_rank": 1})),
     Case("palu", None, {"block": 4, **SHORT}, full=(None, {"share": 1, **SHORT}), bound=1e-4),
     Case("palu", None, {"heads": 1, "search": "uniform", "block": 4, "bits": 4, "window": 5, "sinks": 2, **SHORT},
