@@ -3,6 +3,9 @@
 Calibration text goes through the model once. A lesson is a few passages cut at a random place of their second half: the query there and all
 keys up to it. The keys that score highest with it get labels from 20 down to 1, all the others -1, and codes learn to be near where the
 label is high and far where it is not.
+
+On the bundled model, with heads of 32 channels and 128 bits, it is the third part of the loss that makes codes better than random ones:
+without the labels they come out as good.
 """
 
 from __future__ import annotations
@@ -25,8 +28,8 @@ RATE, MOMENTUM, DECAY, STEPS = 0.1, 0.9, 1e-6, 20
 TOP, BEST = 0.1, 20.0
 """The share of keys that get a label of their own, and the label of the first."""
 
-PASSAGES = 8
-"""Passages of a lesson."""
+PASSAGES = 3
+"""Passages of a lesson: as many as the authors draw chunks of their data."""
 
 
 class Lesson(NamedTuple):
