@@ -45,7 +45,7 @@ SMALL: dict[str, Any] = {
     "passages": 4, "length": 16, "rows": 40, "epochs": 2, "hidden": 8, "steps": 3, "size": 4, "prompts": 16, "atoms": 32, "terms": 3, "delta": 2, "rate": 0.5,
     "whole": 1, "whole_last": 0, "every": 1, "adore.controller": "attention", "kvsharer.share": 0.5, "kvsharer.threshold": -1.0, "mergear.alike": 0.6,
     "windowkv.size": 2, "windowkv.group": 1, "windowkv.beta": 2, "xkv.group": 2, "xkv.key_rank": 0.25, "xkv.value_rank": 0.25,
-    "infllm.local": 4, "infllm.blocks": 1, "infllm.best": 2,
+    "infllm.local": 4, "infllm.blocks": 1, "infllm.best": 2, "magicpig.dense": 2, "magicpig.bits": 4, "magicpig.tables": 8,
 }  # fmt: skip
 """Knobs made small enough to act on 16 tokens, by name, or by method and name where one name means several things."""
 
