@@ -417,5 +417,5 @@ def test_the_phase_is_stated_never_guessed() -> None:
     session.decode(FORCED[:1])
     session.prefill(TEXT[:, :1])
     assert [(p.kind, p.turn, p.step, p.writes) for p in phases] == [
-        ("chunk", 0, 0, False), ("chunk", 0, 0, False), ("prefill", 0, 0, False), ("question", 0, 0, True), ("decode", 0, 1, True), ("prefill", 1, 1, True),
+        ("chunk", 0, 0, False), ("chunk", 0, 0, False), ("prefill", 0, 0, False), ("question", 0, 0, True), ("decode", 0, 1, True), ("prefill", 1, 2, True),
     ]  # fmt: skip
