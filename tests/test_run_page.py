@@ -311,9 +311,18 @@ def test_words_for_tokens_and_differences():
 
 
 def test_what_a_quantizer_really_takes_is_among_the_figures():
-    said = {"status": "done", "id": "0" * 16, "tokens": [1, 2], "seconds": {"prefill": 1.0, "decode_per_token": 0.1}, "budget": {"realised": {"fraction": 1.0}},
+    said = {"status": "done", "id": "0" * 16, "method": "kivi", "tokens": [1, 2], "seconds": {"prefill": 1.0, "decode_per_token": 0.1},
+            "budget": {"realised": {"fraction": 1.0}},
             "bytes": {"full": 4096, "nominal": 4096, "predicted": 900, "resident": 1000, "peak": 1200, "bits_per_value": 5.125, "side": 2048}}  # fmt: skip
     figures = dict(map(tuple, lane.ended(said, [])["bytes"]))
     assert figures["bits per value, all counted"] == "5.12" and figures["prediction"] == "10.0% too low" and "beside the cache, shared by all runs" in figures
     del said["bytes"]["bits_per_value"], said["bytes"]["side"]
-    assert not any("bits" in name or "beside" in name for name, _ in lane.ended(said, [])["bytes"])
+    assert not any("bits" in name or "beside" in name or "read" in name for name, _ in lane.ended(said, [])["bytes"])
+
+
+@pytest.mark.parametrize("method", ["hata", "snapkv+quest"])
+def test_what_a_step_reads_is_among_the_figures_where_it_is_not_all(method: str) -> None:
+    said = {"status": "done", "id": "0" * 16, "method": method, "tokens": [1, 2], "seconds": {"prefill": 1.0, "decode_per_token": 0.1},
+            "budget": {"realised": {"fraction": 1.0}},
+            "bytes": {"full": 4096, "nominal": 4096, "predicted": 4200, "resident": 4200, "peak": 4300, "read_per_step": 1024.0}}  # fmt: skip
+    assert dict(map(tuple, lane.ended(said, [])["bytes"]))["read per step"] == "1.00 KiB"

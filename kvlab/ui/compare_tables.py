@@ -19,7 +19,8 @@ def runs(line: Lineup) -> pd.DataFrame:
             "": line.letters[run.id], "run": line.name(run), "setting": "" if line.hidden else budget(run), "answer": m["text"],
             "first difference, step": None if run is line.reference else first, "steps that agree": agree and agree[0], "of": len(run.trace.written),
             "nominal, B": m["bytes"]["nominal"], "predicted, B": m["bytes"]["predicted"], "held by tensors, measured, B": m["bytes"]["resident"],
-            "peak, B": m["bytes"]["peak"], "full cache, B": m["bytes"]["full"], "seconds per token": m["seconds"]["decode_per_token"],
+            "peak, B": m["bytes"]["peak"], "read per step, B": m["bytes"]["read_per_step"], "full cache, B": m["bytes"]["full"],
+            "seconds per token": m["seconds"]["decode_per_token"],
         })  # fmt: skip
     return pd.DataFrame(rows).astype({"first difference, step": "Int64", "steps that agree": "Int64"})
 

@@ -130,6 +130,8 @@ def ended(result: dict[str, Any], predicted: Sequence[int]) -> dict[str, Any]:
     of = estimate.unit(result["bytes"]["full"])
     figures = [[name, estimate.size(result["bytes"][key], of)] for name, key in
                (("nominal", "nominal"), ("predicted", "predicted"), ("held by tensors, measured", "resident"), ("peak", "peak"))]  # fmt: skip
+    if any(part in registry() and registry()[part].axis == "retrieval" for part in result["method"].split("+")):
+        figures.append(["read per step", estimate.size(result["bytes"]["read_per_step"], of)])
     figures.append(["prediction", missed(result["bytes"]["predicted"], result["bytes"]["resident"])])
     if "bits_per_value" in result["bytes"]:
         figures.append(["bits per value, all counted", f"{result['bytes']['bits_per_value']:.2f}"])

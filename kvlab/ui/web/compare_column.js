@@ -8,7 +8,7 @@ class Column {
     this.card = el("section", "card column-card");
     this.card.setAttribute("aria-label", card.name);
     this.map = new PoolMap(app, lane);
-    this.card.append(this.header(card), this.answer(card), this.facts(), this.bytes(), this.fours(), this.mapTitle(), this.map.box);
+    this.card.append(this.header(card), this.answer(card), this.facts(), this.bytes(), this.figures(), this.mapTitle(), this.map.box);
   }
 
   header(card) {
@@ -95,9 +95,10 @@ class Column {
     return box;
   }
 
-  fours() {
-    const box = el("dl", "fours"), { bytes } = this.lane;
-    for (const [name, key] of [["nominal", "nominal"], ["predicted", "predicted"], ["held, measured", "resident"], ["peak", "peak"]]) {
+  figures() {
+    const box = el("dl", "figures"), { bytes } = this.lane, all = [["nominal", "nominal"], ["predicted", "predicted"], ["held, measured", "resident"], ["peak", "peak"]];
+    if (this.lane.a.unread) all.push(["read per step", "read_per_step"]); // else it is what is held
+    for (const [name, key] of all) {
       const cell = el("div", key === "resident" ? "solid" : "");
       cell.append(el("dt", "", name), el("dd", "", bytesText(bytes[key])));
       box.append(cell);

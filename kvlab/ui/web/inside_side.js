@@ -267,7 +267,7 @@ class SpanPanel { // how much of a word or phrase is still there, step by step a
   }
 }
 
-class BytesPanel { // four figures that are never mixed, against the uncompressed cache
+class BytesPanel { // figures that are never mixed, against the uncompressed cache; what a step reads where that is not all
   constructor(app) {
     this.app = app;
     this.card = card("bytes", "Bytes of the cache", "");
@@ -278,7 +278,9 @@ class BytesPanel { // four figures that are never mixed, against the uncompresse
     const { run } = this.app, { bytes } = run, most = Math.max(bytes.full, bytes.peak, bytes.resident, 1);
     this.card.querySelector(".sub").textContent = `full cache ${bytesText(bytes.full)}`;
     this.list.replaceChildren();
-    for (const [name, key, kind] of [["nominal", "nominal", "outline"], ["predicted", "predicted", "dotted"], ["held by tensors, measured", "resident", "solid"], ["peak", "peak", "soft"]]) {
+    const figures = [["nominal", "nominal", "outline"], ["predicted", "predicted", "dotted"], ["held by tensors, measured", "resident", "solid"], ["peak", "peak", "soft"]];
+    if (run.a.unread) figures.push(["read per step, mean", "read_per_step", "soft"]);
+    for (const [name, key, kind] of figures) {
       const row = el("div", `row ${kind}`), bar = el("div", "bar"), fill = el("i"), full = el("u");
       fill.style.width = `${(100 * bytes[key]) / most}%`;
       full.style.left = `${(100 * bytes.full) / most}%`;
