@@ -79,6 +79,15 @@ def test_fisher_is_the_root_mean_square_of_gradients_and_leaves_none_behind() ->
     assert all(weight.grad is None for weight in lm.model.parameters())
 
 
+def test_the_gradient_of_a_normalised_key_is_up_to_its_weights_size() -> None:
+    lm = dataclasses.replace(tiny(), model=copy.deepcopy(tiny().model))
+    with torch.no_grad():
+        for layer in lm.model.model.layers:
+            layer.self_attn.k_proj.weight.mul_(4)  # the norm behind it takes that out again
+    ratio = fisher(lm, IDS) / fisher(tiny(), IDS)
+    assert torch.allclose(ratio, torch.tensor([0.25, 1.0]).expand(3, -1), rtol=1e-2)
+
+
 def test_a_family_with_one_weight_for_all_is_told_to_search_evenly() -> None:
     lm = dataclasses.replace(tiny(), model=copy.deepcopy(tiny().model))
     for layer in lm.model.model.layers:

@@ -118,7 +118,8 @@ class Palu(BeforeRope):
     departs = (
         "Directions are those of the keys behind their norm and bias, where a family has them, and not of the weight; without either both are the same. "
         "Attention over a prompt sees exact keys and values. Values are rebuilt too, instead of folding their basis into the output projection. Ranks are "
-        "shared out in whole blocks so that their sum is what was asked; the authors round each. Blocks are 8 wide, not 32, and calibration reads less text."
+        "shared out in whole blocks so that their sum is what was asked; the authors round each. Blocks are 8 wide, not 32, and calibration reads less text. "
+        "Where a family normalises its keys, their weight may have any size and its gradient says little: search uniform is fairer to them."
     )
 
     share: float = knob(0.5, "Share of the width that stays, on average over the layers.", 0.05, 1, 0.05)
