@@ -102,8 +102,11 @@ def test_a_line_joins_the_budgets_of_one_setting(figure: Callable) -> None:
     table = fake.points().assign(knobs="{}")
     level = table[table["method"] == "lagkv"].assign(knobs='{"lag": 64}', mean=lambda own: own["mean"] + 0.01)
     assert lines(pd.concat([table, level], ignore_index=True)) == lines(table) + 1
-    # bits are a knob and no budget: one line goes through them
-    assert lines(table[table["method"].isin(["full", "kivi"])].assign(budget=None, knobs=["{}", '{"bits": 4}', '{"bits": 2}'])) == 1
+    # bits are a knob and no budget: a line goes through them, and another where something else is set otherwise
+    bits = table[table["method"].isin(["full", "kivi"])].assign(budget=None, knobs=["{}", '{"bits": 4, "group": 32}', '{"bits": 2, "group": 32}'])
+    other = bits[1:].assign(knobs=['{"bits": 4, "group": 64}', '{"bits": 2, "group": 64}'], mean=lambda own: own["mean"] - 0.02)
+    words = bits[1:].assign(knobs=['{"bits": 3, "kind": "a"}', '{"bits": 3, "kind": "b"}'])
+    assert [lines(each) for each in (bits, pd.concat([bits, other], ignore_index=True), pd.concat([bits[:1], words]))] == [1, 2, 0]
 
 
 def test_the_front_is_a_staircase_and_may_be_left_out() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 
@@ -61,10 +63,25 @@ def single(points: pd.DataFrame) -> pd.Series:
 
 
 def curves(rows: pd.DataFrame) -> list[pd.DataFrame]:
-    """The lines through one method's rows: where budgets differ and `knobs` are told, one for each setting of these; else one through all rows."""
-    if "knobs" not in rows or rows["budget"].nunique() < 2:
+    """The lines through one method's rows: each joins those that differ in one thing only, the budget or else the number that was varied most.
+
+    One line through all where `knobs`, the settings as JSON, are not told.
+    """
+    if "knobs" not in rows or rows.empty:
         return [rows]
-    return [part for _, part in rows.groupby("knobs", sort=False, dropna=False)]
+    alike = rows["knobs"] if rows["budget"].nunique() > 1 else _without_the_varied(rows["knobs"])
+    return [part for _, part in rows.groupby(alike, sort=False, dropna=False)]
+
+
+def _without_the_varied(knobs: pd.Series) -> pd.Series:
+    """The same settings without the number that takes the most values among them; as they are where they are no JSON."""
+    try:
+        said = [json.loads(text) for text in knobs]
+    except (TypeError, ValueError):
+        return knobs
+    numbers = {name for one in said for name, value in one.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+    varied = max(sorted(numbers), key=lambda name: len({one.get(name) for one in said}), default=None)
+    return pd.Series([json.dumps({name: value for name, value in one.items() if name != varied}, sort_keys=True) for one in said], knobs.index)
 
 
 def comparable(points: pd.DataFrame) -> pd.Series:
