@@ -94,7 +94,7 @@ def slot_logits(q: Tensor, view: View, q_pos: Tensor, rules: Rules) -> Tensor:
     """Logits of the slots, [B, Hq, t, T] float32: the lowest number where a query does not see."""
     (b, hq, t, d), h = q.shape, view.k.shape[1]
     # the query heads of a KV head are rows of one matrix, and nothing is made twice: memory is most of the cost of a few queries over a long text
-    logits = (q.reshape(b, h, -1, d).float() @ view.k.float().mT).mul_(rules.scaling).view(b, h, hq // h, t, -1)
+    logits = (q.reshape(b, h, hq // h * t, d).float() @ view.k.float().mT).mul_(rules.scaling).view(b, h, hq // h, t, view.k.shape[2])
     if rules.softcap is not None:
         logits = torch.tanh(logits / rules.softcap) * rules.softcap
     if view.bias is not None:

@@ -10,22 +10,20 @@ import streamlit as st
 from kvlab.plots.points import AXES, shown
 from kvlab.plots.words import alt as alt_of
 from kvlab.plots.words import finding
-from kvlab.ui import builder, intake, point_card, provenance, sweeps
 from kvlab.ui import choice as choices
+from kvlab.ui import point_card, provenance, sweeps
 from kvlab.ui import tradeoffs_view as view
 from kvlab.ui.choice import Choice
 from kvlab.ui.form import problem
 from kvlab.ui.framed import framed
-from kvlab.ui.head import title_block
 from kvlab.ui.sweeps import Swept
+from kvlab.ui.tradeoffs_bar import KEEP, axis, bar, head
 
 framed()
 
-KEEP: dict[str, Any] = {"persist_state": "session"}
 LOOK = (("Read along the stepped front. Where a bar overlaps the grey band, count the ", False), ("paired questions", True),
         (" before calling it better or worse.", False))  # fmt: skip
 STRANGE = (("These points were brought in from a file. ", False), ("Nothing here was measured by this kvlab", True), (".", False))
-X_WORDS = {"resident": "Bytes held", "share": "Share of full", "peak": "Peak", "read_per_step": "Read per step"}
 WIDE = 12
 """Methods in the needle maps and the claims, where more would make a page of their own."""
 
@@ -45,41 +43,6 @@ def opened(found: dict[str, Any]) -> Swept:
         return found[name]
     swept, imports = sweeps.stored(name), list(state.get("trade_imports", {}).values())
     return sweeps.beside(swept, imports) if state.get("trade-over", True) else swept
-
-
-def head(title: str, sentence: tuple, setting: str, files: Any = None) -> None:
-    with st.container(key="head", horizontal=True, vertical_alignment="bottom"):
-        title_block(title, sentence, setting)
-        with st.popover("Import points"):
-            intake.bring()
-        if files:
-            files()
-        if st.button("New sweep", key="trade-new", type="primary"):
-            st.session_state["trade-build"] = not st.session_state.get("trade-build")
-    with st.container(key="sweep-now"):  # a place of its own, so that nothing below it moves up and is taken for something else
-        builder.panel()
-    with st.container(key="sweep-new"):
-        if builder.wanted():
-            with st.container(border=True, key="card-builder"):
-                builder.form()
-
-
-def bar(found: dict[str, Any], swept: Swept, choice: Choice) -> None:
-    """What to look at. Words of tables go into select boxes only, which show them as they are."""
-    points = swept.points
-    here = {"model": choice.model, "task": choice.task, "length": choice.length}
-    with st.container(key="trade-bar", horizontal=True, vertical_alignment="bottom"):
-        st.selectbox("Sweep", list(found), key="trade-sweep", width=230, **KEEP)
-        if len(models := choices.options(points, "model")) > 1:
-            st.selectbox("Model", models, key="trade-model", width=200, **KEEP)
-        st.selectbox("Task", choices.options(points, "task", model=choice.model), key="trade-task", width=230, **KEEP)
-        lengths = choices.options(points, "length", model=choice.model, task=choice.task)
-        st.selectbox("Tokens", lengths, key="trade-length", format_func=lambda n: f"{n:,}", width=110, **KEEP)
-        if len(modes := choices.options(points, "protocol", **here)) > 1:
-            st.selectbox("Mode", modes, key="trade-mode", format_func=sweeps.mode_words, width=260, **KEEP)
-        titles = choices.panel(swept, choice).drop_duplicates("method").set_index("method")["title"]
-        hint = "All of them" if len(titles) <= choices.MOST + 1 else f"The {choices.MOST} that lead, of {len(titles)}"
-        st.multiselect("Methods", list(titles.index), key="trade-methods", format_func=lambda m: titles.get(m, m), placeholder=hint, **KEEP)
 
 
 def select(points: pd.DataFrame) -> None:
@@ -103,7 +66,7 @@ def main_figure(swept: Swept, choice: Choice, points: pd.DataFrame, scheme: str,
     left, right = st.columns([0.699, 0.301], gap="medium")
     with left, st.container(border=True, key="card-quality"):
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.segmented_control("Horizontal axis", list(AXES), key="trade-x", format_func=X_WORDS.get, label_visibility="collapsed", required=True, **KEEP)
+            axis()
             st.toggle("Pareto front", key="trade-front", **KEEP)
             if st.session_state.get("trade_imports") and not swept.imported:
                 st.toggle("Imported beside", key="trade-over", value=True, **KEEP)
@@ -173,7 +136,7 @@ def page() -> None:
     except ValueError as error:
         head(f"{AXES[choice.x]} was not recorded", STRANGE if swept.imported else LOOK, swept.name)
         bar(found, swept, choice)
-        st.segmented_control("Horizontal axis", list(AXES), key="trade-x", format_func=X_WORDS.get, label_visibility="collapsed", required=True, **KEEP)
+        axis()
         return problem(str(error))
     row = points.iloc[0]
     setting = " · ".join([f"Sweep \u201c{swept.name}\u201d", str(row["task"]), f"{row['length']:,} tokens", str(row["mode"]), str(row["model"])])
