@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -107,6 +108,16 @@ def test_a_line_joins_the_budgets_of_one_setting(figure: Callable) -> None:
     other = bits[1:].assign(knobs=['{"bits": 4, "group": 64}', '{"bits": 2, "group": 64}'], mean=lambda own: own["mean"] - 0.02)
     words = bits[1:].assign(knobs=['{"bits": 3, "kind": "a"}', '{"bits": 3, "kind": "b"}'])
     assert [lines(each) for each in (bits, pd.concat([bits, other], ignore_index=True), pd.concat([bits[:1], words]))] == [1, 2, 0]
+
+
+def test_the_sentence_tells_the_ends_of_the_front_in_the_bytes_that_are_drawn() -> None:
+    table = fake.points()
+    front = plots.pareto(table.assign(resident=table["read_per_step"]))
+    said = plots.alt(table, "read_per_step")
+    assert f"{size(front['read_per_step'].iloc[0])} and" in said and f" to {front['title'].iloc[-1]} at {size(front['read_per_step'].iloc[-1])} and" in said
+    assert re.search(r"from .* at \d+ % of the bytes and .* to ", plots.alt(table, "share"))
+    one = plots.alt(table[table["method"] == "full"].head(1))
+    assert f"1 on the stepped front, Full cache at {size(fake.FULL)} and" in one and " to " not in one.split("front")[1]
 
 
 def test_the_front_is_a_staircase_and_may_be_left_out() -> None:

@@ -69,8 +69,9 @@ def alt(points: pd.DataFrame, x: str = "resident") -> str:
         return f"{AXES[x]} and quality of {methods} methods on {tasks} tasks, {len(table)} points; the table beside it has every value."
     table = panel(points, x)
     best = pareto(table[comparable(table)], x)
-    ends = "" if best.empty else f", from {_point(best.iloc[0], table)} to {_point(best.iloc[-1], table)}"
-    return f"{finding(table, x)}. {len(table)} points of {table['title'].nunique()} methods; {len(best)} on the stepped front{ends}."
+    ends = [_point(row, x, table) for _, row in best.iloc[[0, -1] if len(best) > 1 else range(len(best))].iterrows()]
+    where = f", from {ends[0]} to {ends[1]}" if len(ends) > 1 else "".join(f", {end}" for end in ends)
+    return f"{finding(table, x)}. {len(table)} points of {table['title'].nunique()} methods; {len(best)} on the stepped front{where}."
 
 
 def table(points: pd.DataFrame, x: str = "resident") -> pd.DataFrame:
@@ -101,8 +102,9 @@ def _standing(index: int, row: pd.Series, best: set[int]) -> str:
     return "on the front" if index in best else "dominated"
 
 
-def _point(row: pd.Series, table: pd.DataFrame) -> str:
-    return f"{row['title']} at {size(row['resident'])} and {score(row['mean'], is_share(table))}"
+def _point(row: pd.Series, x: str, table: pd.DataFrame) -> str:
+    across = f"{row['x']:.0f} % of the bytes" if x == "share" else size(row["x"])
+    return f"{row['title']} at {across} and {score(row['mean'], is_share(table))}"
 
 
 def custom(rows: pd.DataFrame) -> list[list[str]]:
